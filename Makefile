@@ -1,0 +1,66 @@
+# Everything happens in a virtual environment made here, so Python (3.11 or newer) and make are all that it takes.
+#   make help
+
+VENV ?= .venv
+PYTHON ?=
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+TRAIN_ARGS ?=
+
+# Keyed on content, not on time (a checkout sets times as it likes), and on the place: an editable install names it.
+INPUTS := pyproject.toml requirements/dev.txt
+STAMP := $(VENV)/.installed-$(shell { cat $(INPUTS); echo '$(CURDIR)'; } | cksum | tr -cs '0-9\n' '-')
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format clean
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1 - /p' Makefile
+	@echo 'Variables:'
+	@echo '  PYTHON=python3.12   the interpreter for a new .venv (make clean first, if there is one)'
+	@echo '  PIP_ARGS=...        for pip; torch without CUDA, on Linux:'
+	@echo '                      PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
+	@echo '  PYTEST_ARGS=...     for pytest, e.g. PYTEST_ARGS="-k ring -x"'
+	@echo '  TRAIN_ARGS=...      for examples/train_pusht.py'
+
+install: $(STAMP) ## make .venv with everything pinned, and the package itself in it
+
+train: $(STAMP) ## import the sample, train a policy on it, evaluate it
+	$(VENV)/bin/python examples/train_pusht.py $(TRAIN_ARGS)
+
+test: lint ## lint, types and tests
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff and mypy, nothing changed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP) ## ruff's mending of what it can mend
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## remove the environment, caches and outputs
+	rm -rf $(VENV) outputs build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): $(VENV)/.made
+	$(VENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements/dev.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet --editable .
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+# Tried one by one and run, because a name on PATH is not enough: version managers leave shims that fail, and some
+# distributions split venv off. Versions first that the pins are tested on.
+$(VENV)/.made:
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python); do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	        echo "making $(VENV) with $$python ($$("$$python" --version))"; \
+	        "$$python" -m venv $(VENV) && touch $@ && exit 0; \
+	        exit 1; \
+	    fi; \
+	done; \
+	echo 'No usable Python: none of "$(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)" is Python 3.11 or' >&2; \
+	echo 'newer with the modules venv and ensurepip. On Debian or Ubuntu: apt install python3-venv. To name one yourself:' >&2; \
+	echo '    make PYTHON=/path/to/python3.11 install' >&2; \
+	exit 1

@@ -1,0 +1,68 @@
+"""What every test may ask for: real data, the sample, random numbers that stay its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+# Before anything imports them: no window, no display, no network.
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# No deadline: it is a timed assertion, and a shared machine breaks it. The blob reproduces a failure elsewhere.
+hypothesis.settings.register_profile("roboreel", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("roboreel")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real recordings of others, beside the checkout; most carry no licence to be copied into it."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real recordings are not here: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_dir() -> Path:
+    """The whole PushT set as a LeRobot v3.0 folder: part of the repository, so its absence is a failure."""
+    folder = REPOSITORY / "examples" / "data" / "pusht"
+    assert folder.is_dir(), f"the sample dataset is part of the repository and missing: {folder}"
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def rng_state() -> Iterator[None]:
+    """Put the global random states back, so that no test draws what another one left."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is the legacy state that is global
+    torch = sys.modules.get("torch")  # importing it for the tests that do not need it would cost seconds
+    torch_state = torch.get_rng_state() if torch else None
+    yield
+    random.setstate(python)
+    np.random.set_state(legacy)  # noqa: NPY002
+    if torch:
+        torch.set_rng_state(torch_state)
+
+
+@pytest.fixture(autouse=True)
+def _gpu(request: pytest.FixtureRequest) -> None:
+    """Skip a `gpu` test without a GPU, but fail it where one is promised: a silent skip there would hide a loss."""
+    if request.node.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        if os.environ.get("ROBOREEL_GPU") == "1":
+            pytest.fail("ROBOREEL_GPU=1 promises a GPU, and torch sees none")
+        pytest.skip("no CUDA device")
