@@ -1,0 +1,37 @@
+"""Robot episodes in memory-mapped files: a training dataset, a recording and a replay buffer in one."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from roboreel import errors
+from roboreel.errors import *  # noqa: F403 - the errors are the public face, all of them
+
+if TYPE_CHECKING:
+    from roboreel.dataset import LeRobotDatasetV2
+    from roboreel.sampling import compute_sampler_weights
+    from roboreel.schema import LeRobotDatasetV2ImageMode
+
+try:
+    __version__ = version("roboreel")
+except PackageNotFoundError:  # run from a checkout that was not installed
+    __version__ = "0+unknown"
+
+_LAZY = {
+    "LeRobotDatasetV2": "roboreel.dataset",
+    "LeRobotDatasetV2ImageMode": "roboreel.schema",
+    "compute_sampler_weights": "roboreel.sampling",
+}
+
+__all__ = ["LeRobotDatasetV2", "LeRobotDatasetV2ImageMode", "__version__", "compute_sampler_weights"]
+__all__ += errors.__all__
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'roboreel' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value  # ask only once
+    return value

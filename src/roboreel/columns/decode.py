@@ -1,0 +1,256 @@
+"""Frame-exact decoding: one open video file, frames asked for by number, RGB given.
+
+Which frame came out of the decoder is told by its presentation time against the frame table; where a jump went,
+by the packets that follow. Nothing is trusted to land where it was asked to: containers, key-frame flags and
+B-frames all bend that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel._optional import require
+from roboreel.columns.frame_table import FrameTable
+from roboreel.errors import VideoError
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.video.stream import VideoStream
+
+_SEEK_COST = 1
+"""A jump costs about as much as decoding this many frames (measured with AV1 and H.264 at GOP 2)."""
+
+
+class VideoDecoder:
+    """One open video file; not safe for use by two threads at once.
+
+    `threads="AUTO"` is for long runs in order: with one thread a single frame comes sooner, and nothing runs in the
+    background that a fork could lose. A decoder that was inherited through a fork opens its file anew: the old one
+    shares its file position with the parent, and its threads are not there.
+    """
+
+    def __init__(self, path: Path | str, table: FrameTable, *, threads: Literal["NONE", "AUTO"] = "NONE") -> None:
+        self._av = require("av", purpose="reading video")
+        self.path = Path(path)
+        self.table = table
+        self._threads = threads
+        # a swscale with threads of its own could not be freed after a fork; before PyAV 17 it has none
+        self._one_thread: dict[str, Any] = {"threads": 1} if int(self._av.__version__.split(".")[0]) >= 17 else {}
+        self._intra = self._av.video.frame.PictureType.I
+        self._keys = table.keys
+        """Where decoding can begin: those of the table, less the ones that turned out otherwise."""
+        self._reformatter = self._av.video.reformatter.VideoReformatter()
+        self._container: Any = None
+        self._current: VideoFrame | None = None
+        self._at: int | None = None
+        """The frame that came out last, as an index; None where the decoder's position says nothing."""
+        self._open()
+
+    def read(self, indices: NDArray[np.int64], rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Decode frame `indices[j]` into `out[rows[j]]`.
+
+        Args:
+            indices: (k,) int64 frame numbers, increasing for speed.
+            rows: (k,) int64.
+            out: (n, height, width, 3) uint8.
+
+        Raises:
+            VideoError: a frame is not in the file, or cannot be decoded.
+        """
+        if self._pid != os.getpid():
+            self._abandon()
+            self._open()
+        for index, row in zip(indices.tolist(), rows.tolist(), strict=True):
+            if not 0 <= index < len(self.table):
+                raise VideoError(f"{self.path}: frame {index} asked for, but the file has {len(self.table)} frames")
+            try:
+                self._to_rgb(self._frame(index), out[row])
+            except self._av.FFmpegError as error:
+                self._at = None  # whatever state it is in: the next read seeks
+                raise VideoError(f"{self.path}: frame {index} cannot be decoded ({error.strerror})") from error
+
+    def close(self) -> None:
+        if self._container is None:
+            return
+        if self._pid != os.getpid():
+            self._abandon()
+        else:
+            self._frames.close()
+            self._container.close()
+            self._container = self._current = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_container", None) is not None:
+            self.close()
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        try:
+            self._container = self._av.open(str(self.path), metadata_errors="ignore")
+        except (OSError, self._av.FFmpegError) as error:
+            raise VideoError(f"{self.path}: cannot be opened ({error.strerror})") from error
+        self._stream: VideoStream = self._container.streams.video[0]
+        self._stream.thread_type = self._threads
+        self._stream.codec_context.thread_count = 1 if self._threads == "NONE" else 0
+        self._current = None
+        self._at = None
+        first = self._restart()
+        # before frame 0 where an edit list hides the beginning
+        self._origin = int(self.table.pts[0]) if first is None or first.pts is None else first.pts
+
+    def _abandon(self) -> None:
+        """Let go of what a parent process opened, without freeing it: that would wait for threads left behind."""
+        held = (self._container, self._stream, self._frames, self._current)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
+        self._container = self._current = None
+
+    def _restart(self) -> Packet[VideoStream] | None:
+        """Read on from where the container stands; returns the packet that comes first."""
+        packets = self._container.demux(self._stream)
+        first = next(packets, None)
+        self._frames = _decoded(first, packets)
+        return first if first is not None and first.size else None
+
+    def _frame(self, index: int) -> VideoFrame:
+        """Decode up to frame `index`, from here or from a key frame, whichever is nearer."""
+        if self._at == index and self._current is not None:
+            return self._current
+        if self._goes_on_to(index):
+            frame = self._advance(index)
+            if frame is not None:
+                return frame
+        for key in self._starts(index):
+            if self._seek(key):
+                frame = self._advance(index, key)
+                if frame is not None:
+                    return frame
+        second = float(self.table.times[index])
+        raise VideoError(
+            f"{self.path}: frame {index} of {len(self.table)} (at {second:.3f} s) does not come out of the decoder: "
+            f"the file is damaged, or is not the one that its frame table was made from"
+        )
+
+    def _goes_on_to(self, index: int) -> bool:
+        """Whether decoding on from here reaches `index` sooner than a jump."""
+        if self._at is None or index <= self._at:
+            return False
+        place = int(np.searchsorted(self._keys, index, side="right")) - 1
+        key = int(self._keys[place]) if place >= 0 else -1
+        return key <= self._at or index - self._at <= index - key + _SEEK_COST
+
+    def _starts(self, index: int) -> Iterator[int | None]:
+        """Key frames to begin from, the last before `index` first, then ever longer steps back; None: the file's start.
+
+        Key frames 0, 10, 20, …, 90 and index 95: 90, 80, 60, 20, None.
+        """
+        keys = self._keys
+        place = int(np.searchsorted(keys, index, side="right")) - 1
+        step = 1
+        while place >= 0:
+            yield int(keys[place])
+            place -= step
+            step *= 2
+        yield None
+
+    def _seek(self, key: int | None) -> bool:
+        """Jump to the key frame with index `key`; False where the container went past it."""
+        wanted = self._origin if key is None else int(self.table.pts[key])
+        self._at = self._current = None
+        try:
+            self._container.seek(wanted, stream=self._stream, backward=True)
+            first = self._restart()
+        except self._av.FFmpegError:
+            first = None
+        if first is not None and first.pts is not None and first.pts <= wanted:
+            return True
+        if key is None:  # the container cannot go back to its start: open it anew
+            self.close()
+            self._open()
+            return True
+        return False
+
+    def _advance(self, index: int, key: int | None = None) -> VideoFrame | None:
+        """Decode until frame `index` comes out; None where a later one comes first, or the end.
+
+        After a jump to the key frame `key`, that must come out first, and coded by itself. With periodic intra
+        refresh it does not: decoding can begin there, but the frames after it are only nearly right.
+        """
+        target = int(self.table.pts[index])
+        awaited = None if key is None else int(self.table.pts[key])
+        self._at = None
+        self._current = None
+        for frame in self._frames:
+            if frame.pts is None:
+                continue
+            if awaited is not None and frame.pts >= awaited:
+                if frame.pts != awaited or frame.pict_type != self._intra:
+                    self._keys = self._keys[self._keys != key]
+                    return None
+                awaited = None
+            if frame.pts == target:
+                self._at, self._current = index, frame
+                return frame
+            if frame.pts > target:
+                return None
+        return None
+
+    def _to_rgb(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
+        rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread)
+        if (rgb.height, rgb.width, 3) != out.shape:
+            raise VideoError(
+                f"{self.path}: a frame of {rgb.width}x{rgb.height} where {out.shape[1]}x{out.shape[0]} was expected"
+            )
+        plane = rgb.planes[0]
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        out[...] = lines[: rgb.height, : 3 * rgb.width].reshape(out.shape)
+
+
+def _decoded(
+    first: Packet[VideoStream] | None, rest: Iterator[Packet[VideoStream]]
+) -> Generator[VideoFrame, None, None]:
+    """Frames in order of presentation, from packets in order of decoding; at the end the decoder is drained."""
+    if first is not None:
+        yield from first.decode()
+    for packet in rest:
+        yield from packet.decode()
+
+
+def decode_range(path: Path | str, first: int, length: int, *, block: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames `first` to `first + length` of a video, in order of presentation, `block` at a time.
+
+    Yields (k, height, width, 3) uint8 RGB, 1 <= k <= block, a new array each. `VideoError` where the file holds fewer
+    frames or one of them cannot be decoded.
+
+        for frames in decode_range("episode_000000.mp4", 0, 300, block=64): ...   # 64, 64, 64, 64, 44 frames
+    """
+    path = Path(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror})") from error
+    table = _recent_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+    if first < 0 or first + length > len(table):
+        raise VideoError(f"{path}: holds {len(table)} frames, but frames {first} to {first + length - 1} are wanted")
+    decoder = VideoDecoder(path, table, threads="AUTO")
+    try:
+        for start in range(first, first + length, block):
+            indices = np.arange(start, min(start + block, first + length))
+            frames = np.empty((len(indices), *table.shape), np.uint8)
+            decoder.read(indices, indices - start, frames)
+            yield frames
+    finally:
+        decoder.close()
+
+
+@functools.lru_cache(maxsize=4)
+def _recent_table(path: Path, identity: tuple[int, ...]) -> FrameTable:  # noqa: ARG001 - it is for the cache
+    """The table of a file that is asked for episode by episode, one camera after the other."""
+    return FrameTable.from_video(path)

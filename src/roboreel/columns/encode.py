@@ -1,0 +1,139 @@
+"""Frames into an MP4 file, through PyAV; what the encoder made of them is counted afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel._optional import require
+from roboreel.columns.frame_table import FrameTable
+from roboreel.errors import DiskSpaceError, InvalidArgumentError, StorageError, VideoError
+
+_ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
+_PIX_FMTS = {"av1": ("yuv420p",), "h264": ("yuv420p", "yuv444p")}
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How a camera's frames are coded. The defaults are those of LeRobot: AV1, a key frame every second frame."""
+
+    codec: Literal["av1", "h264"] = "av1"
+    gop: int = 2
+    """Frames from one key frame to the next: small reads single frames fast, large makes small files."""
+    crf: int = 30
+    """Quality, 0 (best) to 63 for AV1, 51 for H.264."""
+    preset: str | None = None
+    """The encoder's own speed setting, e.g. `"10"` for AV1 or `"veryfast"` for H.264; None: the encoder's default."""
+    pix_fmt: str = "yuv420p"
+    """`yuv420p`, or for H.264 also `yuv444p`: full colour resolution, and any picture size."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in _ENCODERS:
+            raise InvalidArgumentError(
+                f"video codec {self.codec!r} is none of those that can be written: {list(_ENCODERS)}"
+            )
+        if self.pix_fmt not in _PIX_FMTS[self.codec]:
+            raise InvalidArgumentError(
+                f"pixel format {self.pix_fmt!r} cannot be written as {self.codec}; these can: {_PIX_FMTS[self.codec]}"
+            )
+        highest = 63 if self.codec == "av1" else 51
+        if self.gop < 1 or not 0 <= self.crf <= highest:
+            raise InvalidArgumentError(f"gop={self.gop} must be at least 1, and crf={self.crf} from 0 to {highest}")
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `InvalidArgumentError` where frames of this size cannot be coded so."""
+        # SVT-AV1 codes odd sides as they are, x264 does not
+        if self.codec == "h264" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
+            raise InvalidArgumentError(
+                f"h264 in yuv420p needs even sides, and the frames are {width}x{height}: take codec='av1', or "
+                f"pix_fmt='yuv444p', or resize the frames"
+            )
+
+
+def encode_video(
+    path: Path | str, blocks: Iterable[NDArray[np.uint8]], *, fps: float, options: EncodeOptions | None = None
+) -> FrameTable:
+    """Encode frames into the new MP4 file `path`, frame k at exactly k / fps seconds; returns its frame table.
+
+    Args:
+        blocks: arrays (k, height, width, 3) uint8 RGB, all of one height and width.
+        options: AV1 as LeRobot writes it where left out.
+
+    Raises:
+        InvalidArgumentError: no frames, frames of another type, or a size that the codec cannot take.
+        DiskSpaceError, StorageError: the file could not be written; what there was of it is removed.
+        VideoError: the file does not hold the frames that went in.
+
+        encode_video("a.mp4", [frames], fps=10)   # frames: (161, 96, 96, 3) -> a FrameTable of length 161
+    """
+    av = require("av", purpose="writing video")
+    path, options = Path(path), options or EncodeOptions()
+    if options.codec == "av1":
+        # SVT-AV1 reports its settings on stderr, and reads this once, when it first starts
+        os.environ.setdefault("SVT_LOG", "1")
+    rate = Fraction(fps).limit_denominator(1001)
+    try:
+        count = _write(av, path, blocks, rate, options)
+    except av.FFmpegError as error:
+        path.unlink(missing_ok=True)
+        kind = DiskSpaceError if error.errno == errno.ENOSPC else StorageError
+        raise kind(f"{path}: the video could not be written ({error.strerror})") from error
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    table = FrameTable.from_video(path)
+    _check_written(table, count, rate, path)
+    return table
+
+
+def _write(av: Any, path: Path, blocks: Iterable[NDArray[np.uint8]], rate: Fraction, options: EncodeOptions) -> int:
+    """Write the file; returns how many frames went in."""
+    settings = {"g": str(options.gop), "crf": str(options.crf)}
+    if options.preset is not None:
+        settings["preset"] = options.preset
+    if options.codec == "h264":
+        settings["bf"] = "0"  # a decoder must wait for B-frames, and a single frame is what is asked of it most
+    count, shape = 0, None
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = None
+        for block in blocks:
+            if (
+                block.dtype != np.uint8
+                or block.ndim != 4
+                or block.shape[-1] != 3
+                or shape not in (None, block.shape[1:])
+            ):
+                raise InvalidArgumentError(
+                    f"{path}: frames must be uint8 (k, height, width, 3), all of one size; "
+                    f"got {block.dtype} {block.shape}"
+                )
+            if stream is None:
+                shape = block.shape[1:]
+                options.check_size(*shape[:2])
+                stream = container.add_stream(_ENCODERS[options.codec], rate=rate, options=settings)
+                stream.height, stream.width, stream.pix_fmt = *shape[:2], options.pix_fmt
+            for pixels in block:
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame.pts, frame.time_base = count, 1 / rate
+                container.mux(stream.encode(frame))
+                count += 1
+        if stream is None or not count:
+            raise InvalidArgumentError(f"{path}: a video needs at least one frame")
+        container.mux(stream.encode(None))
+    return count
+
+
+def _check_written(table: FrameTable, count: int, rate: Fraction, path: Path) -> None:
+    if len(table) != count:
+        raise VideoError(f"{path}: {count} frames went into the encoder, and {len(table)} are in the file")
+    num, den = table.time_base
+    if (table.pts * (num * rate.numerator) != np.arange(count) * (den * rate.denominator)).any():
+        raise VideoError(f"{path}: the encoder moved frames off the times k / {rate} s")

@@ -1,0 +1,115 @@
+"""The frames of one camera over one episode, in the form in which they come: arrays, PNG bytes, a video clip.
+
+A column takes what it stores as it is (a video column copies the file, a PNG column the bytes) and asks
+everything else for decoded `blocks()`, so that any source goes into any image mode with memory bounded by a block.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel._optional import require
+from roboreel.errors import SourceError
+
+BLOCK_BYTES = 32 << 20
+"""About how many bytes of decoded frames are held at a time."""
+
+
+class CameraFrames(ABC):
+    """`length` frames of shape `shape` = (height, width, channels), uint8."""
+
+    length: int
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """Yield the decoded frames in order, as arrays (k, *shape) with k >= 1."""
+
+    @property
+    def frames_per_block(self) -> int:
+        return max(1, BLOCK_BYTES // max(1, int(np.prod(self.shape))))
+
+
+@dataclass(frozen=True)
+class ArrayFrames(CameraFrames):
+    """Frames already in memory, or a memmap."""
+
+    array: NDArray[Any]
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return len(self.array)
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.array.shape[1:]
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        step = self.frames_per_block
+        for start in range(0, self.length, step):
+            yield self.array[start : start + step]
+
+
+@dataclass(frozen=True)
+class PngFrames(CameraFrames):
+    """One PNG file's bytes a frame; `read(i)` gives those of frame i."""
+
+    length: int
+    shape: tuple[int, ...]
+    read: Callable[[int], bytes]
+    source: str
+    """Where they come from, for errors."""
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        step = self.frames_per_block
+        for start in range(0, self.length, step):
+            yield np.stack([self._decode(i) for i in range(start, min(start + step, self.length))])
+
+    def check_header(self, i: int, data: bytes) -> None:
+        """Refuse, without decoding it, a file that is not a PNG of the right size."""
+        height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
+        if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
+            raise SourceError(f"{self.source}, frame {i}: not a whole PNG file ({len(data)} bytes)")
+        if (height, width) != tuple(self.shape[:2]):
+            raise SourceError(f"{self.source}, frame {i}: {width}x{height} pixels, where the first is {self.shape}")
+
+    def _decode(self, i: int) -> NDArray[np.uint8]:
+        return decode_png(self.read(i), self.shape, f"{self.source}, frame {i}")
+
+
+@dataclass(frozen=True)
+class VideoFrames(CameraFrames):
+    """Frames `first` to `first + length` of a video file, counted in order of presentation."""
+
+    path: Path
+    first: int
+    length: int
+    shape: tuple[int, ...]
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        from roboreel.columns.decode import decode_range
+
+        return decode_range(self.path, self.first, self.length, block=self.frames_per_block)
+
+
+def decode_png(data: bytes, shape: Sequence[int], source: str) -> NDArray[np.uint8]:
+    """Decode one PNG to uint8 (H, W, C); `SourceError` names `source` where that fails or the shape differs."""
+    image_module = require("PIL.Image", purpose="reading PNG images")
+    try:
+        with image_module.open(io.BytesIO(data)) as image:
+            wanted = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
+            array = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    except Exception as error:
+        raise SourceError(f"{source}: not a readable image ({error})") from error
+    array = array.reshape(array.shape[0], array.shape[1], -1)
+    if array.shape != tuple(shape):
+        raise SourceError(f"{source}: image of shape {array.shape} where the episode's others are {tuple(shape)}")
+    return array

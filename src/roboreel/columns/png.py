@@ -1,0 +1,87 @@
+"""One PNG file a frame, in a directory an episode."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel._optional import require
+from roboreel.columns.base import Column, Frames
+from roboreel.columns.frames import CameraFrames, PngFrames, decode_png
+from roboreel.format import files, paths
+from roboreel.schema import KeySpec
+
+
+class PngColumn(Column):
+    def __init__(self, root: Path, spec: KeySpec) -> None:
+        self.spec = spec
+        self._root = root
+
+    def read(self, frames: Frames, out: NDArray[Any]) -> None:
+        decoded: dict[tuple[int, int], int] = {}  # windows that overlap ask for the same frame more than once
+        for k, where in enumerate(zip(frames.rows.tolist(), frames.positions.tolist(), strict=True)):
+            if where in decoded:
+                out[k] = out[decoded[where]]
+                continue
+            path = paths.image_path(self._root, self.spec.name, *where)
+            out[k] = decode_png(path.read_bytes(), self.spec.shape, str(path))
+            decoded[where] = k
+
+
+class PngWriter:
+    """Writes an episode's files under a temporary name and renames their directory when all are there."""
+
+    def __init__(self, root: Path, spec: KeySpec) -> None:
+        self.spec = spec
+        self._root = root
+        self._unsynced: list[Path] = []
+
+    def stage(self, row: int, frames: CameraFrames) -> None:
+        """Store the frames under the number of a row that is not committed yet."""
+        target = paths.image_dir(self._root, self.spec.name, row)
+        temporary = target.with_name(target.name + ".tmp")
+        files.remove(temporary)
+        files.remove(target)  # left by a writer that died before it committed this row
+        files.make_dir(temporary)
+        for position, data in enumerate(self._encoded(frames)):
+            files.write_new(temporary / paths.image_path(self._root, self.spec.name, row, position).name, data)
+        files.rename(temporary, target)
+        self._unsynced.append(target)
+
+    def _encoded(self, frames: CameraFrames) -> Any:
+        if isinstance(frames, PngFrames):
+            for position in range(frames.length):
+                data = frames.read(position)
+                frames.check_header(position, data)
+                yield data
+            return
+        for block in frames.blocks():
+            yield from map(encode_png, block)
+
+    def drop(self, row: int) -> None:
+        """Remove what is stored for a row, also what is half staged."""
+        target = paths.image_dir(self._root, self.spec.name, row)
+        self._unsynced = [path for path in self._unsynced if path != target]
+        files.remove(target.with_name(target.name + ".tmp"))
+        files.remove(target)
+
+    def sync(self) -> None:
+        for directory in self._unsynced:
+            for path in sorted(directory.iterdir()):
+                files.sync_path(path)
+            files.sync_path(directory)
+            files.sync_path(directory.parent)
+        self._unsynced.clear()
+
+
+def encode_png(image: NDArray[Any]) -> bytes:
+    """Return the PNG file of one uint8 image (H, W, C)."""
+    image_module = require("PIL.Image", purpose="writing PNG images")
+    buffer = io.BytesIO()
+    squeezed = image[..., 0] if image.shape[-1] == 1 else image
+    image_module.fromarray(np.ascontiguousarray(squeezed)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,144 @@
+"""Video files with a table of their frames beside them; several episodes may share one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.columns.base import Column, Frames
+from roboreel.columns.frame_table import FrameTable
+from roboreel.columns.frames import CameraFrames, VideoFrames
+from roboreel.errors import VideoError
+from roboreel.format import files, paths
+from roboreel.schema import KeySpec
+
+_TABLES_KEPT = 512
+
+
+@lru_cache(maxsize=_TABLES_KEPT)
+def _read_table(path: Path) -> FrameTable:
+    return FrameTable.from_bytes(path.read_bytes())
+
+
+class VideoColumn(Column):
+    def __init__(self, root: Path, spec: KeySpec, clip: int) -> None:
+        """`clip` is the camera's place among the clips of an episode row."""
+        self.spec = spec
+        self._root = root
+        self._clip = clip
+
+    def read(self, frames: Frames, out: NDArray[Any]) -> None:
+        from roboreel.columns.decoder_pool import (
+            default_pool,  # brings the decoder in: only who reads video pays for it
+        )
+
+        assert frames.clips is not None
+        clips = frames.clips[:, self._clip]
+        wanted = clips["first"] + frames.positions
+        for file in np.unique(clips["file"]).tolist():
+            here = np.flatnonzero(clips["file"] == file)
+            decoded = out if len(here) == len(out) else np.empty((len(here), *out.shape[1:]), out.dtype)
+            path = paths.video_path(self._root, self.spec.name, file)
+            try:
+                default_pool().read(path, self.table(file), wanted[here], decoded)
+            except VideoError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    raise error.__cause__ from None  # evicted since its episode was looked up: the store tries again
+                raise
+            if decoded is not out:
+                out[here] = decoded
+
+    def table(self, file: int) -> FrameTable:
+        return _read_table(paths.frame_table_path(self._root, self.spec.name, file))
+
+
+class VideoWriter:
+    """Takes video files in as they are, and encodes what comes as anything else."""
+
+    def __init__(self, root: Path, spec: KeySpec, fps: float, next_file: int) -> None:
+        self.spec = spec
+        self._root = root
+        self._fps = fps
+        self._next_file = next_file
+        self._taken: dict[tuple[Path, int, int], int] = {}
+        """Source file (path, size, time of change) → number here, so that a shared file is copied once."""
+        self._unsynced: list[Path] = []
+
+    def stage(self, frames: CameraFrames) -> tuple[int, int]:
+        """Store an episode's frames; return the number of the video file and the frame of it where they begin."""
+        if not isinstance(frames, VideoFrames):
+            return self._encode(frames), 0
+        status = frames.path.stat()
+        source = (frames.path.resolve(), status.st_size, status.st_mtime_ns)
+        if source not in self._taken:
+            self._taken[source] = self._copy(frames)
+        file = self._taken[source]
+        held = len(_read_table(paths.frame_table_path(self._root, self.spec.name, file)))
+        if frames.first + frames.length > held:
+            raise VideoError(
+                f"{frames.path} holds {held} frames; the episode needs {frames.first} to "
+                f"{frames.first + frames.length - 1} of it"
+            )
+        return file, frames.first
+
+    def _copy(self, frames: VideoFrames) -> int:
+        temporary = self._temporary()
+        files.copy_new(frames.path, temporary)
+        return self._publish(temporary, FrameTable.from_video(temporary), str(frames.path))
+
+    def _encode(self, frames: CameraFrames) -> int:
+        from roboreel.columns.encode import EncodeOptions, encode_video
+
+        temporary = self._temporary()
+        table = encode_video(temporary, frames.blocks(), fps=self._fps, options=EncodeOptions())
+        return self._publish(temporary, table, "the encoded video")
+
+    def _temporary(self) -> Path:
+        target = paths.video_path(self._root, self.spec.name, self._next_file)
+        files.make_dir(target.parent)
+        return target.with_name("new.mp4")
+
+    def _publish(self, temporary: Path, table: FrameTable, source: str) -> int:
+        if (table.height, table.width) != self.spec.shape[:2]:
+            raise VideoError(
+                f"{source} is {table.width}x{table.height} pixels; {self.spec.name!r} has shape {self.spec.shape}"
+            )
+        file = self._next_file
+        table_path = paths.frame_table_path(self._root, self.spec.name, file)
+        files.write_new(table_path, table.to_bytes())
+        video_path = paths.video_path(self._root, self.spec.name, file)
+        files.rename(temporary, video_path)
+        _read_table.cache_clear()  # a number that was dropped may be given again
+        self._next_file += 1
+        self._unsynced += [table_path, video_path]
+        return file
+
+    def drop(self, file: int) -> None:
+        """Remove a video file and its table."""
+        gone = [
+            paths.video_path(self._root, self.spec.name, file),
+            paths.frame_table_path(self._root, self.spec.name, file),
+        ]
+        self._unsynced = [path for path in self._unsynced if path not in gone]
+        self._taken = {source: taken for source, taken in self._taken.items() if taken != file}
+        for path in gone:
+            files.remove(path)
+
+    def drop_staged(self, files_in_use: Sequence[int]) -> None:
+        """After a failure: remove what was staged and belongs to no committed episode."""
+        in_use = set(files_in_use)
+        for file in [file for file in self._taken.values() if file not in in_use]:
+            self.drop(file)
+        files.remove(self._temporary())
+
+    def sync(self) -> None:
+        for path in self._unsynced:
+            files.sync_path(path)
+        for directory in {path.parent for path in self._unsynced}:
+            files.sync_path(directory)
+        self._unsynced.clear()

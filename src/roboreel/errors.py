@@ -1,0 +1,116 @@
+"""Every error roboreel raises on purpose: what came, what would do, and what to type.
+
+Each is a `RoboreelError` and also the builtin that a caller would expect, so both of these work:
+
+    except roboreel.RoboreelError: ...
+    except IndexError: ...
+"""
+
+from __future__ import annotations
+
+
+class RoboreelError(Exception):
+    """The base of every error that roboreel raises on purpose."""
+
+
+class InvalidArgumentError(RoboreelError, ValueError):
+    """An argument that cannot be used as it is."""
+
+
+class InvalidEpisodeError(RoboreelError, ValueError):
+    """Episode data that cannot be stored as it is; nothing of it was written."""
+
+
+class CapacityError(RoboreelError, ValueError):
+    """A capacity that contradicts the storage, or an episode that does not fit into it."""
+
+
+class TimestampOutsideToleranceError(RoboreelError, ValueError):
+    """A window asks for a time inside an episode where no frame is near enough."""
+
+
+class FrameIndexError(RoboreelError, IndexError):
+    """An index beyond the ends of the dataset."""
+
+
+class EpisodeNotFoundError(RoboreelError, IndexError):
+    """An episode index that the dataset does not hold (any more)."""
+
+
+class UnknownKeyError(RoboreelError, KeyError):
+    """A data key that the dataset does not have."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class ReadOnlyError(RoboreelError, PermissionError):
+    """A change asked of a dataset that was opened with `readonly=True`."""
+
+
+class StorageError(RoboreelError, OSError):
+    """A file operation that failed; what was committed before is untouched."""
+
+
+class DiskSpaceError(StorageError):
+    """The disk has no room for what was asked; nothing was changed."""
+
+
+class DatasetLockedError(StorageError):
+    """Another process is writing this dataset."""
+
+
+class DatasetBusyError(StorageError):
+    """A writer kept changing the wanted frames for longer than a reader waits."""
+
+
+class StorageDirCorruptError(RoboreelError, ValueError):
+    """A directory whose files contradict each other or the format."""
+
+
+class NotADatasetError(RoboreelError, FileNotFoundError):
+    """A directory that holds no roboreel dataset."""
+
+
+class SourceError(RoboreelError, ValueError):
+    """A foreign dataset that cannot be read as what it says it is."""
+
+
+class VideoError(SourceError):
+    """A video file that cannot be opened, or that does not hold the frames it should."""
+
+
+class MissingDependencyError(RoboreelError, ImportError):
+    """An optional package is needed here and is not installed."""
+
+
+class ConfigError(RoboreelError, ValueError):
+    """Options of a command that do not go together, or do not fit the dataset."""
+
+
+class RoboreelWarning(UserWarning):
+    """Something found wrong in a source and worked around; the data taken in is what was really there."""
+
+
+__all__ = [
+    "CapacityError",
+    "ConfigError",
+    "DatasetBusyError",
+    "DatasetLockedError",
+    "DiskSpaceError",
+    "EpisodeNotFoundError",
+    "FrameIndexError",
+    "InvalidArgumentError",
+    "InvalidEpisodeError",
+    "MissingDependencyError",
+    "NotADatasetError",
+    "ReadOnlyError",
+    "RoboreelError",
+    "RoboreelWarning",
+    "SourceError",
+    "StorageDirCorruptError",
+    "StorageError",
+    "TimestampOutsideToleranceError",
+    "UnknownKeyError",
+    "VideoError",
+]

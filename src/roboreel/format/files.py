@@ -1,0 +1,202 @@
+"""The one layer through which every change to a file goes.
+
+Tests see each effect before it happens (`observed`) and may fail it; errors of the system become `StorageError` or
+`DiskSpaceError` here and nowhere else. Reads of small records are here too, because they must go by `pread`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.errors import DiskSpaceError, StorageError
+
+Observer = Callable[[str, Path], None]
+"""Called with the kind of effect (`create`, `write`, `allocate`, `truncate`, `sync`, `rename`, `remove`,
+`mkdir`) and the path."""
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ZEROS = bytes(1 << 20)
+_observers: list[Observer] = []
+
+
+@contextlib.contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Have `observer` called before each file effect of this process; what it raises fails that effect."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
+
+
+@contextlib.contextmanager
+def _effect(kind: str, path: Path) -> Iterator[None]:
+    try:
+        for observer in _observers:
+            observer(kind, path)
+        yield
+    except OSError as error:
+        raise storage_error(f"{kind} of {path}", error) from error
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """Return our error for the system's: `DiskSpaceError` where there is no room, else `StorageError`."""
+    if isinstance(error, StorageError):
+        return error
+    if error.errno in _NO_SPACE:
+        return DiskSpaceError(f"{what} failed: no space left on the device; free some space and try again")
+    return StorageError(f"{what} failed: {error.strerror or error}")
+
+
+class DataFile:
+    """An open file that is written at given offsets, so that mappings of it in other processes see it at once."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self.path = path
+        self.dirty = False
+        if create:
+            with _effect("create", path):
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        else:
+            try:
+                self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except OSError as error:
+                raise storage_error(f"opening {path} for writing", error) from error
+
+    def write_at(self, offset: int, data: bytes | NDArray[Any]) -> None:
+        """Write all bytes of `data` from `offset` on."""
+        array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
+        view = array.reshape(-1).view(np.uint8).data
+        self.dirty = True
+        with _effect("write", self.path):
+            while len(view):  # a nearly full disk and a signal both give short writes
+                written = os.pwrite(self._fd, view, offset)
+                offset += written
+                view = view[written:]
+
+    def allocate(self, size: int) -> None:
+        """Reserve disk space for `size` bytes; the file becomes at least that long. Never shortens it."""
+        present = os.fstat(self._fd).st_size
+        if present >= size:
+            return
+        self.dirty = True
+        with _effect("allocate", self.path):
+            try:
+                os.posix_fallocate(self._fd, present, size - present)
+            except AttributeError:  # macOS has no posix_fallocate
+                self._write_zeros(present, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    os.ftruncate(self._fd, present)  # a part may have been allocated before the space ran out
+                    raise
+                self._write_zeros(present, size)
+
+    def _write_zeros(self, start: int, stop: int) -> None:
+        try:
+            while start < stop:
+                start += os.pwrite(self._fd, _ZEROS[: stop - start], start)
+        except OSError:
+            os.ftruncate(self._fd, start)
+            raise
+
+    def truncate(self, size: int) -> None:
+        """Cut off what is beyond `size`; the caller knows that nobody has it mapped."""
+        if os.fstat(self._fd).st_size > size:
+            with _effect("truncate", self.path):
+                os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        """Have what was written reach the device, if anything was written since the last call."""
+        if self.dirty:
+            with _effect("sync", self.path):
+                os.fsync(self._fd)
+            self.dirty = False
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):  # opening may have failed
+            self.close()
+
+
+def make_dir(path: Path) -> bool:
+    """Create the directory and its parents; return whether it was not there before."""
+    if path.is_dir():
+        return False
+    with _effect("mkdir", path):
+        path.mkdir(parents=True, exist_ok=True)
+    return True
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a whole file whose name nobody knows yet: durable only after `sync_path`."""
+    with _effect("write", path), open(path, "wb") as file:
+        file.write(data)
+
+
+def copy_new(source: Path, path: Path) -> None:
+    """Copy a file's content (by reference where the file system can) under a name that nobody knows yet."""
+    with _effect("write", path):
+        shutil.copyfile(source, path)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename, replacing `target` if it is a file; within one directory's file system this is atomic."""
+    with _effect("rename", target):
+        os.replace(source, target)
+
+
+def replace_atomically(path: Path, data: bytes) -> None:
+    """Give `path` new content so that after a kill or a power loss it has the old or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write_new(temporary, data)
+        sync_path(temporary)
+        rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Have a file's content, or a directory's entries, reach the device."""
+    with _effect("sync", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole directory; nothing there is no error."""
+    with _effect("remove", path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that an ordinary user can still write where `path` is, or will be."""
+    while not path.exists():
+        path = path.parent
+    stats = os.statvfs(path)
+    return stats.f_bavail * stats.f_frsize

@@ -1,0 +1,85 @@
+"""One writer at a time: an advisory lock on a file in the dataset directory, and a note of who holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import filelock
+
+from roboreel.errors import DatasetLockedError, StorageError
+from roboreel.format import files, paths
+
+_ACQUIRE_TIMEOUT_S = 0.2
+"""A reader that asks whether a writer lives holds the lock for an instant; that must not look like a writer."""
+
+
+class WriterLock:
+    """Held from construction to `release()`; `DatasetLockedError` names the holder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._pid = os.getpid()
+        self._lock = filelock.FileLock(root / paths.LOCK, thread_local=False)
+        try:
+            self._lock.acquire(timeout=_ACQUIRE_TIMEOUT_S, poll_interval=0.01)
+        except filelock.Timeout:
+            raise DatasetLockedError(f"{root} is being written by {_holder(root)}; {_ADVICE}") from None
+        except OSError as error:
+            raise files.storage_error(f"locking {root}", error) from error
+        holder = {"pid": self._pid, "host": socket.gethostname(), "since": time.time()}
+        with contextlib.suppress(StorageError):  # the note is for people; the lock is what counts
+            files.write_new(root / paths.LOCK_OWNER, json.dumps(holder).encode())
+
+    def check_owned(self) -> None:
+        """Refuse to go on in a forked child, which shares the files but not the lock."""
+        if os.getpid() != self._pid:
+            raise DatasetLockedError(
+                f"{self._root} is being written by process {self._pid}, from which this one was forked; {_ADVICE}"
+            )
+
+    def release(self) -> None:
+        if os.getpid() == self._pid:
+            self._lock.release(force=True)
+
+
+_ADVICE = "wait until it has called close(), or open with readonly=True to read meanwhile"
+
+
+def _holder(root: Path) -> str:
+    try:
+        holder = json.loads((root / paths.LOCK_OWNER).read_text())
+        return f"process {holder['pid']} on host {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def writer_is_alive(root: Path) -> bool:
+    """Whether some process holds the writer's lock; needs no permission to write."""
+    try:
+        fd = os.open(root / paths.LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> bytes:
+    """16 bytes that change with every boot of the machine; zeros where the system does not tell."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return bytes.fromhex(text.strip().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)

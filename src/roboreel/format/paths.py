@@ -1,0 +1,70 @@
+"""Every name inside a dataset directory. Keys are percent-encoded; image paths come from a template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roboreel.errors import InvalidArgumentError
+
+METADATA = "metadata.json"
+STATE = "state.bin"
+EPISODES = "episodes.bin"
+STRINGS = "strings.jsonl"
+OWNERS = "owners.bin"
+LOCK = "writer.lock"
+LOCK_OWNER = "writer.json"
+COLUMNS = "columns"
+IMAGES = "images"
+VIDEOS = "videos"
+
+ENTRIES = frozenset(
+    {METADATA, METADATA + ".tmp", STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER, COLUMNS, IMAGES, VIDEOS}
+)
+"""Every entry that a dataset directory may have of ours; anything else in it is somebody else's."""
+
+IMAGE_TEMPLATE = "images/{key}/{row:09d}/{frame:06d}.png"
+VIDEO_TEMPLATE = "videos/{key}/{file:06d}.mp4"
+FRAME_TABLE_TEMPLATE = "videos/{key}/{file:06d}.frames"
+COLUMN_TEMPLATE = "columns/{key}.bin"
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.")
+_MAX_NAME_BYTES = 240
+"""Linux and macOS allow 255 bytes; endings and temporary names need a few."""
+
+
+def encode_key(key: str) -> str:
+    """Return a file name for a data key: safe on every file system, also on those that ignore case.
+
+    >>> encode_key("observation.images.Top/left"), encode_key("..")
+    ('observation.images.%54op%2Fleft', '%2E.')
+    """
+    encoded = "".join(
+        chr(byte) if chr(byte) in _PLAIN and not (position == 0 and byte == ord(".")) else f"%{byte:02X}"
+        for position, byte in enumerate(key.encode())
+    )
+    if len(encoded) > _MAX_NAME_BYTES:
+        raise InvalidArgumentError(
+            f"data key {key[:40]!r}… is too long for a file name ({len(encoded)} bytes encoded, "
+            f"{_MAX_NAME_BYTES} would do)"
+        )
+    return encoded
+
+
+def column_path(root: Path, key: str) -> Path:
+    return root / COLUMN_TEMPLATE.format(key=encode_key(key))
+
+
+def image_dir(root: Path, key: str, row: int) -> Path:
+    return root / IMAGES / encode_key(key) / f"{row:09d}"
+
+
+def image_path(root: Path, key: str, row: int, frame: int) -> Path:
+    return root / IMAGE_TEMPLATE.format(key=encode_key(key), row=row, frame=frame)
+
+
+def video_path(root: Path, key: str, file: int) -> Path:
+    return root / VIDEO_TEMPLATE.format(key=encode_key(key), file=file)
+
+
+def frame_table_path(root: Path, key: str, file: int) -> Path:
+    return root / FRAME_TABLE_TEMPLATE.format(key=encode_key(key), file=file)

@@ -1,0 +1,142 @@
+"""Every binary record as an explicit little-endian packed layout.
+
+`docs/format.md` says what each field means and what must hold; `tests/test_format.py` pins the bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from roboreel.errors import StorageDirCorruptError
+
+STATE_MAGIC = b"RRSTATE\x01"
+STATE_RECORD_BYTES = 256
+LIVE_OFFSET = 0
+DURABLE_OFFSETS = (4096, 8192)
+"""Two places in turn, a page apart: a torn write of one leaves the other."""
+STATE_BYTES = 12288
+
+_STATE_FIELDS = struct.Struct("<8s2Q16s12Q")
+_CHECKSUM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is committed, in one record. Fields in the order of the bytes; integers are unsigned, 8 bytes each."""
+
+    generation: int = 0
+    """Grows by one with every commit."""
+    seq: int = 0
+    """Grows by one with every write of the live record, so also when a write begins."""
+    boot_id: bytes = bytes(16)
+    """Of the machine when this was written: after another boot a live record does not count, it was never synced."""
+    writer_pid: int = 0
+    rows: int = 0
+    """Rows of the episode table."""
+    frames: int = 0
+    """Slots that hold or held a frame: the length of the dataset."""
+    capacity: int = 0
+    """Slots for which every column file has room."""
+    next_slot: int = 0
+    next_index: int = 0
+    next_episode_index: int = 0
+    busy_start: int = 0
+    """The slots that are being written just now; none where both ends are equal."""
+    busy_stop: int = 0
+    strings: int = 0
+    string_bytes: int = 0
+    metadata_hash: int = 0
+    """xxh3-64 of `metadata.json`."""
+
+    def to_bytes(self) -> bytes:
+        """Return the 256 bytes of the record: magic, fields, zeros, checksum.
+
+        >>> State.from_bytes(State(rows=3).to_bytes()).rows
+        3
+        """
+        body = _STATE_FIELDS.pack(STATE_MAGIC, *astuple(self))
+        return sealed(body.ljust(STATE_RECORD_BYTES - _CHECKSUM_BYTES, b"\0"))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> State | None:
+        """Return the record in `raw`, or None where there is none that is whole."""
+        if len(raw) != STATE_RECORD_BYTES or not is_sealed(raw):
+            return None
+        magic, *values = _STATE_FIELDS.unpack_from(raw)
+        return cls(*values) if magic == STATE_MAGIC else None
+
+
+assert _STATE_FIELDS.size == 8 + 8 * (len(fields(State)) - 1) + 16
+
+FLAG_INTEGER_WINDOWS = 1
+"""The episode counts as regular in time: its windows are made from frame numbers, not from timestamps."""
+FLAG_LOST = 2
+"""Not an episode: its slots were being overwritten when a writer died, and hold nothing."""
+
+NO_STRING = -1
+"""The string code that means: none."""
+
+_EPISODE_FIELDS: list[Any] = [
+    ("uuid", "V16"),
+    ("start", "<i8"),  # first slot
+    ("length", "<i8"),  # frames
+    ("first_index", "<i8"),  # `index` of its first frame
+    ("episode_index", "<i8"),
+    ("flags", "<u4"),
+    ("task", "<i4"),  # string code of the first frame's task
+    ("source", "<i4"),  # string code: where it was taken from
+    ("source_episode", "<i4"),  # its number there; -1: none
+    ("max_gap", "<f8"),  # longest time between neighbouring frames, s
+    ("wall_start", "<f8"),  # time of recording, s since 1970; 0: not known
+    ("reserved", "V40"),
+]
+
+OWNER_DTYPE = np.dtype("<u8")
+"""One word a slot, so that it is never torn: episode row + 1 in the low 40 bits, edit counter above; 0: no frame."""
+OWNER_ROW_MASK = (1 << 40) - 1
+
+
+def episode_dtype(video_cameras: int) -> np.dtype[Any]:
+    """The row of the episode table of a dataset in which so many cameras are stored as video.
+
+    >>> episode_dtype(0).itemsize, episode_dtype(2).itemsize
+    (128, 160)
+    """
+    clips: list[Any] = []
+    if video_cameras:
+        clip = np.dtype([("file", "<i8"), ("first", "<i8")])  # number of the video file, first frame in it
+        clips = [("clips", clip, (video_cameras,))]
+    return np.dtype([*_EPISODE_FIELDS, *clips, ("checksum", "<u8")])
+
+
+def sealed(body: bytes) -> bytes:
+    """Return the bytes followed by their xxh3-64."""
+    return body + xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Whether the last eight bytes are the checksum of those before."""
+    return xxhash.xxh3_64_intdigest(raw[:-_CHECKSUM_BYTES]) == int.from_bytes(raw[-_CHECKSUM_BYTES:], "little")
+
+
+def seal_row(row: NDArray[np.void]) -> bytes:
+    """Return the bytes of one episode row with its checksum in place."""
+    return sealed(row.tobytes()[:-_CHECKSUM_BYTES])
+
+
+def parse_rows(raw: bytes, dtype: np.dtype[Any], first_row: int) -> NDArray[np.void]:
+    """Return the episode rows in `raw`; `StorageDirCorruptError` names the row whose checksum is wrong."""
+    size = dtype.itemsize
+    for k in range(len(raw) // size):
+        if not is_sealed(raw[k * size : (k + 1) * size]):
+            raise StorageDirCorruptError(
+                f"row {first_row + k} of the episode table (episodes.bin) does not match its checksum; "
+                "restore the file from a copy"
+            )
+    return np.frombuffer(raw, dtype)

@@ -1,0 +1,293 @@
+"""A dataset directory, opened for reading: what is committed, followed as a writer goes on.
+
+A read is an attempt: gather, then look whether a writer touched what was gathered, and if so gather again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.columns.base import Column, Frames
+from roboreel.columns.memmap import MemmapColumn, map_slots
+from roboreel.columns.png import PngColumn
+from roboreel.columns.video import VideoColumn
+from roboreel.errors import DatasetBusyError, StorageDirCorruptError
+from roboreel.format import paths
+from roboreel.format.lock import boot_id, writer_is_alive
+from roboreel.format.manifest import Manifest, read_manifest
+from roboreel.format.records import (
+    DURABLE_OFFSETS,
+    LIVE_OFFSET,
+    OWNER_DTYPE,
+    OWNER_ROW_MASK,
+    STATE_RECORD_BYTES,
+    State,
+    episode_dtype,
+    parse_rows,
+)
+from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.store.episodes import EpisodeTable
+
+Ints = NDArray[np.int64]
+T = TypeVar("T")
+
+WAIT_FOR_WRITER_S = 10.0
+"""How long a reader waits for a write in progress over the frames that it wants."""
+_PAUSE_S = 0.0005
+_RECORD_TRIES = 200
+
+
+@dataclass(frozen=True)
+class Touched:
+    """The slots that an attempt read, and the owner words it found there before reading."""
+
+    slots: Ints
+    words: NDArray[np.uint64]
+
+
+class _UnsettledError(Exception):
+    """An attempt met slots that hold no committed frame just now."""
+
+
+class Store:
+    """Opened by `Store.open`; picklable pieces are its root only: each process opens its own."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.state = State()
+        self.strings: list[str] = []
+        self.table = EpisodeTable(episode_dtype(len(manifest.video_keys)))
+        self._raw = b""
+        self._capacity = 0
+        self._losses: tuple[int, int] | None = None
+        self._fds = {name: os.open(root / name, os.O_RDONLY | os.O_CLOEXEC) for name in _followed(root)}
+        self.columns: dict[str, Column] = {}
+        self._owners: NDArray[np.uint64] = np.zeros(0, OWNER_DTYPE)
+        self.refresh()
+
+    @classmethod
+    def open(cls, root: Path) -> Store:
+        """Open a directory; `NotADatasetError` or `StorageDirCorruptError` where it cannot be read."""
+        manifest, _ = read_manifest(root)
+        return cls(root, manifest)
+
+    def refresh(self) -> bytes:
+        """Take notice of what was committed meanwhile; return the raw live record that was looked at."""
+        raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
+        if raw != self._raw:
+            state = self._current_state()
+            self._follow(state)
+            self._raw = raw if state.to_bytes() == raw else b""
+        return raw
+
+    def _current_state(self) -> State:
+        for _ in range(_RECORD_TRIES):  # a read that meets a write may see a part of each: the checksum tells
+            raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
+            live = State.from_bytes(raw)
+            if live is not None:
+                break
+            if raw.count(0) == len(raw):
+                break  # never written: only a durable record can be there
+            time.sleep(_PAUSE_S)
+        if live is not None and live.boot_id == boot_id():
+            return live
+        durable = self.durable_states()
+        if not durable:
+            raise StorageDirCorruptError(f"{self.root / paths.STATE} holds no whole record; restore it from a copy")
+        return max(durable, key=lambda state: state.generation)
+
+    def durable_states(self) -> list[State]:
+        """The whole ones of the two records that `flush` writes in turn."""
+        found = (State.from_bytes(os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, at)) for at in DURABLE_OFFSETS)
+        return [state for state in found if state is not None]
+
+    def _follow(self, state: State) -> None:
+        if state.capacity != self._capacity:
+            self._map(state.capacity)
+        known = len(self.table)
+        if state.rows > known:
+            size = self.table.rows.dtype.itemsize
+            raw = os.pread(self._fds[paths.EPISODES], (state.rows - known) * size, known * size)
+            if len(raw) != (state.rows - known) * size:
+                raise StorageDirCorruptError(
+                    f"{self.root / paths.EPISODES} holds {known + len(raw) // size} rows, {state.rows} are committed; "
+                    "restore it from a copy"
+                )
+            self.table.append(parse_rows(raw, self.table.rows.dtype, known))
+        if state.strings > len(self.strings):
+            raw = os.pread(self._fds[paths.STRINGS], state.string_bytes, 0)
+            self.strings = [json.loads(line) for line in raw.splitlines()]
+        self.state = state
+
+    def _map(self, capacity: int) -> None:
+        if not self.columns:
+            self.columns = {key: self._open_column(key, capacity) for key in self.manifest.keys}
+        for column in self.columns.values():
+            column.reopen(capacity)
+        self._owners = map_slots(self.root / paths.OWNERS, OWNER_DTYPE, (), capacity)
+        self._capacity = capacity
+
+    def _open_column(self, key: str, capacity: int) -> Column:
+        spec = self.manifest.keys[key]
+        if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
+            return VideoColumn(self.root, spec, self.manifest.video_keys.index(key))
+        if spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
+            return PngColumn(self.root, spec)
+        return MemmapColumn(self.root, spec, capacity)
+
+    # Reading
+
+    def rows_of(self, slots: Ints) -> tuple[Ints, NDArray[np.uint64]]:
+        """Return the episode rows that own the slots, and the owner words as they stand.
+
+        To be called inside an attempt: a slot that is being written, or that no committed episode owns, ends it.
+        """
+        words = self._owners[slots]
+        rows = (words & OWNER_ROW_MASK).astype(np.int64) - 1
+        if rows.size and not (rows.min() >= 0 and rows.max() < len(self.table)):
+            raise _UnsettledError
+        return rows, words
+
+    def words_of(self, slots: Ints, rows: Ints) -> NDArray[np.uint64]:
+        """Return the owner words of the slots; as `rows_of`, but the owners must be the given rows."""
+        words = self._owners[slots]
+        if not np.array_equal((words & OWNER_ROW_MASK).astype(np.int64) - 1, rows):
+            raise _UnsettledError
+        return words
+
+    def memmap(self, key: str) -> NDArray[Any]:
+        """The mapping of a key that is stored as raw numbers: (capacity, *shape), read-only."""
+        column = self.columns[key]
+        assert isinstance(column, MemmapColumn)
+        return column.array
+
+    def frames_at(self, slots: Ints, rows: Ints) -> Frames:
+        """Return what columns need to know of the frames in `slots`, which `rows` own; arrays (N,)."""
+        table = self.table.rows
+        clips = table["clips"][rows] if self.manifest.video_keys else None
+        return Frames(slots, rows, slots - table["start"][rows], clips)
+
+    def read(self, attempt: Callable[[], tuple[T, Touched]]) -> T:
+        """Return what `attempt` gathers, once it has gathered without a writer in between.
+
+        Raises:
+            DatasetBusyError: a living writer was over the wanted frames for longer than a reader waits.
+        """
+        deadline = time.monotonic() + WAIT_FOR_WRITER_S
+        while True:
+            before = self.refresh()
+            try:
+                result, touched = attempt()
+            except (_UnsettledError, FileNotFoundError) as error:
+                self._after_failed_attempt(before, error)
+            else:
+                after = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
+                if after == before or self._still_owned(touched):
+                    return result
+            if time.monotonic() > deadline:
+                raise DatasetBusyError(
+                    f"{self.root}: process {self.state.writer_pid} was writing the wanted frames for more than "
+                    f"{WAIT_FOR_WRITER_S:g} s; try again"
+                )
+            time.sleep(_PAUSE_S)
+
+    def _still_owned(self, touched: Touched) -> bool:
+        self.refresh()
+        if not np.array_equal(self._owners[touched.slots], touched.words):
+            return False
+        busy = (touched.slots >= self.state.busy_start) & (touched.slots < self.state.busy_stop)
+        return not np.any(busy)
+
+    def _after_failed_attempt(self, before: bytes, error: Exception) -> None:
+        """Return if trying again makes sense; otherwise say what is wrong."""
+        if self.refresh() != before:
+            return
+        if self.state.busy_start < self.state.busy_stop and writer_is_alive(self.root):
+            return
+        if self.refresh() != before:  # the writer ended between the two looks
+            return
+        if isinstance(error, FileNotFoundError):
+            raise StorageDirCorruptError(f"{error.filename} is missing; restore it from a copy") from error
+        if not self._take_losses():
+            raise StorageDirCorruptError(
+                f"{self.root}: {paths.OWNERS} does not agree with {paths.EPISODES}; restore both from a copy"
+            ) from error
+
+    def _take_losses(self) -> bool:
+        """Give up the frames that a writer was replacing when it died; return whether there were any."""
+        start, stop = self.state.busy_start, min(self.state.busy_stop, self.state.frames)
+        gone = self.lost_slots(start, stop)
+        if self._losses == (start, stop) or not len(gone):
+            return False
+        self.table.lose(int(gone[0]), int(gone[-1]) + 1)
+        self._losses = (start, stop)
+        return True
+
+    def owner_words(self, start: int, stop: int) -> NDArray[np.uint64]:
+        """A copy of the owner words of slots [start, stop)."""
+        return self._owners[start:stop].copy()
+
+    def owner_rows(self, start: int, stop: int) -> Ints:
+        """The episode rows that own slots [start, stop); -1 where none does."""
+        return (self._owners[start:stop] & OWNER_ROW_MASK).astype(np.int64) - 1
+
+    def lost_slots(self, start: int, stop: int) -> Ints:
+        """The slots of [start, stop) that no committed episode owns."""
+        rows = self.owner_rows(start, stop)
+        return start + np.flatnonzero((rows < 0) | (rows >= len(self.table)))
+
+    def surviving(self, slots: Ints) -> Ints:
+        """Return the slots (below `state.frames`), each lost one replaced by the nearest that holds a frame."""
+        if self._losses is None and not self.table.has_losses:
+            return slots
+        rows = (self._owners[slots] & OWNER_ROW_MASK).astype(np.int64) - 1
+        lost = (rows < 0) | (rows >= len(self.table))
+        if not np.any(lost):
+            return slots
+        owners = self.owner_rows(0, self.state.frames)
+        alive = np.flatnonzero((owners >= 0) & (owners < len(self.table)))
+        if not len(alive):
+            raise StorageDirCorruptError(f"{self.root}: no frame survives")
+        after = np.minimum(np.searchsorted(alive, slots), len(alive) - 1)
+        before = np.maximum(after - 1, 0)
+        nearer = np.where(slots - alive[before] <= alive[after] - slots, alive[before], alive[after])
+        return np.where(lost, nearer, slots)
+
+    def bytes_on_disk(self) -> int:
+        """Bytes that the directory really takes: allocated blocks, not file lengths."""
+        total = 0
+        for directory, _, names in os.walk(self.root):
+            for name in names:
+                try:
+                    total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+                except FileNotFoundError:  # a ring may evict a file while we count
+                    continue
+        return total
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fds"):  # opening may have failed
+            self.close()
+
+    def close(self) -> None:
+        for column in self.columns.values():
+            column.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+
+def _followed(root: Path) -> list[str]:
+    names = [paths.STATE, paths.EPISODES, paths.STRINGS]
+    if missing := [name for name in names if not (root / name).is_file()]:
+        raise StorageDirCorruptError(f"{root} lacks the files {missing}; restore them from a copy")
+    return names

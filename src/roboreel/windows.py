@@ -1,0 +1,148 @@
+"""Which frames a window takes: a pure function of integers (regular episodes) or of timestamps (the others).
+
+Positions are slots, so that a result can be gathered as it is. `lo` and `hi` are the first slot of an episode and the
+one after its last; in a ring `lo` is the first that survives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.errors import InvalidArgumentError
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+_SNAP_FRAMES = 1e-6
+"""0.3 s at 10 Hz is 3.0000000000000004 frames: offsets this near to a whole or a half number of frames mean it."""
+_MAX_OFFSET_FRAMES = 1 << 40
+
+
+def tolerance_s(fps: float) -> float:
+    """Return how far from a frame, in seconds, a requested time may lie.
+
+    >>> round(tolerance_s(10), 6)
+    0.0999
+    """
+    return max(1 / fps - 1e-4, 0.5 / fps)  # above 5 kHz the 1e-4 s would leave less than to the next frame
+
+
+@dataclass(frozen=True)
+class Deltas:
+    """The `delta_timestamps` of one key, with what follows from them and the frame rate. Arrays of shape (T,)."""
+
+    seconds: Floats
+    offsets: Ints
+    """Frames from the current one to the requested; half-way requests go to the earlier frame."""
+    pad_before: Ints
+    """The request is padding where the episode begins at least so many frames after the current one."""
+    pad_after: Ints
+    """The request is padding where the current frame comes at least so many frames after the episode's last."""
+    tolerance_s: float
+
+    @property
+    def signature(self) -> bytes:
+        """Equal for keys that take the same frames."""
+        return self.seconds.tobytes()
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+def parse_deltas(key: str, seconds: Sequence[float] | Floats, fps: float) -> Deltas:
+    """Parse the offsets (seconds) asked for `key`.
+
+    >>> parse_deltas("action", [-0.1, 0, 0.05, 0.15], 10).offsets.tolist()
+    [-1, 0, 0, 1]
+    """
+    advice = f"give seconds such as [-{1 / fps:g}, 0, {1 / fps:g}] (one frame is {1 / fps:g} s at {fps:g} Hz)"
+    try:
+        array = np.asarray(seconds, np.float64)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(
+            f"delta_timestamps[{key!r}]={seconds!r} is not a list of numbers; {advice}"
+        ) from None
+    if array.ndim != 1 or not len(array) or not np.all(np.isfinite(array)):
+        raise InvalidArgumentError(f"delta_timestamps[{key!r}]={seconds!r} is not a list of finite numbers; {advice}")
+    frames = array * fps
+    halves = np.round(frames * 2) / 2
+    frames = np.where(np.abs(frames - halves) < _SNAP_FRAMES, halves, frames)
+    if np.any(np.abs(frames) > _MAX_OFFSET_FRAMES):
+        raise InvalidArgumentError(f"delta_timestamps[{key!r}]={seconds!r} reaches beyond any episode; {advice}")
+    reach = tolerance_s(fps) * fps
+    return Deltas(
+        seconds=array,
+        offsets=np.ceil(frames - 0.5).astype(np.int64),
+        pad_before=np.floor(frames + reach).astype(np.int64) + 1,
+        pad_after=np.floor(reach - frames).astype(np.int64) + 1,
+        tolerance_s=tolerance_s(fps),
+    )
+
+
+def integer_windows(position: Ints, lo: Ints, hi: Ints, deltas: Deltas) -> tuple[Ints, Bools]:
+    """Return slots (B, T) and padding mask (B, T) for frames at `position` (B,) of episodes [lo, hi) (B,).
+
+    One episode of 5 frames at 10 Hz, the frame in its middle:
+
+    >>> deltas = parse_deltas("index", [-0.3, -0.2, 0, 0.2, 0.3], 10)
+    >>> slots, is_pad = integer_windows(np.array([2]), np.array([0]), np.array([5]), deltas)
+    >>> slots.tolist(), is_pad.tolist()
+    ([[0, 0, 2, 4, 4]], [[True, False, False, False, True]])
+    """
+    last = hi - 1
+    slots = position[:, None] + deltas.offsets
+    np.maximum(slots, lo[:, None], out=slots)
+    np.minimum(slots, last[:, None], out=slots)
+    is_pad = (lo - position)[:, None] >= deltas.pad_before
+    is_pad |= (position - last)[:, None] >= deltas.pad_after
+    return slots, is_pad
+
+
+def time_windows(
+    time_of: Callable[[Ints], Floats], position: Ints, lo: Ints, hi: Ints, deltas: Deltas
+) -> tuple[Ints, Bools, Bools]:
+    """Return slots, padding mask and hole mask, all (B, T), by nearest timestamp; ties go to the earlier frame.
+
+    `time_of` gives the timestamps (s, never decreasing within an episode) of slots of any shape. A hole is a request
+    inside the episode from which the nearest frame is farther than the tolerance.
+
+    >>> times = np.array([0.0, 0.1, 0.5, 0.6])
+    >>> deltas = parse_deltas("index", [-1, 0, 0.15], 10)
+    >>> slots, is_pad, hole = time_windows(times.__getitem__, np.array([1]), np.array([0]), np.array([4]), deltas)
+    >>> slots.tolist(), is_pad.tolist(), hole.tolist()
+    ([[0, 1, 1]], [[True, False, False]], [[False, False, True]])
+    """
+    now = time_of(position)
+    wanted = now[:, None] + deltas.seconds
+    first, stop = np.broadcast_to(lo[:, None], wanted.shape), np.broadcast_to(hi[:, None], wanted.shape)
+    right = _first_not_before(time_of, wanted, first, stop)
+    left = np.maximum(right - 1, first)
+    right = np.minimum(right, stop - 1)
+    left_distance, right_distance = np.abs(wanted - time_of(left)), np.abs(time_of(right) - wanted)
+    take_left = left_distance <= right_distance
+    nearest = np.where(take_left, left, right)
+    # Timestamps may repeat: of several frames at one time the earliest counts, except that now is the frame itself.
+    nearest = _first_not_before(time_of, time_of(nearest), first, stop)
+    nearest = np.where(deltas.seconds == 0, position[:, None], nearest)
+    distance = np.where(deltas.seconds == 0, 0.0, np.where(take_left, left_distance, right_distance))
+    outside = (wanted < time_of(lo)[:, None]) | (wanted > time_of(hi - 1)[:, None])
+    too_far = distance > deltas.tolerance_s
+    return nearest, too_far & outside, too_far & ~outside
+
+
+def _first_not_before(time_of: Callable[[Ints], Floats], wanted: Floats, lo: Ints, hi: Ints) -> Ints:
+    """Return for each request the first slot of [lo, hi) with a timestamp >= it, or hi: bisection, all at once."""
+    low, high = lo.copy(), hi.copy()
+    for _ in range(math.ceil(math.log2(max(2, int(np.max(hi - lo, initial=1)) + 1))) + 1):
+        middle = (low + high) // 2
+        open_ = low < high
+        before = open_ & (time_of(np.minimum(middle, hi - 1)) < wanted)
+        low = np.where(before, middle + 1, low)
+        high = np.where(open_ & ~before, middle, high)
+    return low
