@@ -1,0 +1,24 @@
+"""Foreign formats: a `Source` gives episodes, `ingest` stores them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roboreel.convert.ingest import IngestOptions, fingerprint, ingest, is_there
+from roboreel.convert.lerobot import open_lerobot
+from roboreel.convert.source import Source, SourceEpisode
+
+__all__ = ["IngestOptions", "Source", "SourceEpisode", "import_lerobot", "ingest", "open_lerobot"]
+
+
+def import_lerobot(folder: Path, storage_dir: Path, options: IngestOptions) -> None:
+    """Take a LeRobot folder (v2.0, v2.1, v3.0) in, unless `storage_dir` holds just that already.
+
+    Raises:
+        SourceError: the folder cannot be read as what it says it is; `storage_dir` is as it was before.
+    """
+    provenance = {"fingerprint": fingerprint(folder), "decoded": options.decode_images}
+    if is_there(storage_dir, provenance):
+        return
+    source = open_lerobot(folder)
+    ingest(source, storage_dir, options, {**source.provenance, **provenance})

@@ -1,0 +1,160 @@
+"""Taking a foreign dataset in: episode by episode, beside the place where it will be, and there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from roboreel.convert.source import Source, SourceEpisode
+from roboreel.errors import DiskSpaceError, InvalidArgumentError, RoboreelError, RoboreelWarning, SourceError
+from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode, index_keys
+from roboreel.store import Episode, Manifest, Store, Writer, discard, frame_bytes, free_bytes, is_dataset, rename
+
+_LARGEST_READ = 16 << 20
+
+
+@dataclass(frozen=True)
+class IngestOptions:
+    decode_images: bool = False
+    """Decode video and PNG into memmaps; otherwise they are kept as they are."""
+    buffer_capacity: int | None = None
+    """Room in frames; None: as much as the source has, growing later."""
+    ring: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ring and self.buffer_capacity is None:
+            raise InvalidArgumentError("use_as_fifo_buffer=True needs buffer_capacity, in frames")
+
+
+def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance: Mapping[str, Any]) -> None:
+    """Store every episode of `source` in `storage_dir`, which holds either all of it or what was there before.
+
+    Raises:
+        SourceError: an episode cannot be read. InvalidArgumentError: `storage_dir` holds other things.
+        DiskSpaceError: there is no room for it.
+    """
+    _check_free(storage_dir)
+    building = storage_dir.with_name(f".{storage_dir.name}.importing")
+    storage_dir.parent.mkdir(parents=True, exist_ok=True)
+    writer: Writer | None = None
+    try:
+        for episode in _with_progress(source, storage_dir, options.progress):
+            try:
+                if writer is None:
+                    discard(building)  # what an import that was killed has left; one that runs is refused
+                    manifest = _manifest(source, episode, options, provenance)
+                    _check_room(manifest, storage_dir)
+                    writer = Writer.create(building, manifest, _stored(episode))
+                else:
+                    writer.add(_stored(episode))
+            except SourceError:
+                raise
+            except RoboreelError as error:
+                error.add_note(f"while taking in episode {episode.index} of {source.format}")
+                raise
+        if writer is None:
+            raise SourceError(f"{source.format}: there is no episode to take in")
+        writer.amend({**writer.store.manifest.provenance, "warnings": list(source.warnings)})
+        writer.close()
+        rename(building, storage_dir)
+    except BaseException:
+        if writer is not None:
+            with contextlib.suppress(RoboreelError):
+                writer.close()
+            with contextlib.suppress(RoboreelError):
+                discard(building)
+        raise
+    for warning in source.warnings:
+        warnings.warn(f"{source.format}: {warning}", RoboreelWarning, stacklevel=3)
+
+
+def _check_free(storage_dir: Path) -> None:
+    if is_dataset(storage_dir):
+        raise InvalidArgumentError(
+            f"{storage_dir} holds a dataset already; open it with LeRobotDatasetV2({str(storage_dir)!r}), "
+            "or import into another directory"
+        )
+    if storage_dir.exists() and (not storage_dir.is_dir() or any(storage_dir.iterdir())):
+        raise InvalidArgumentError(f"{storage_dir} is not empty; give an empty or a new directory")
+
+
+def _manifest(source: Source, first: SourceEpisode, options: IngestOptions, provenance: Mapping[str, Any]) -> Manifest:
+    keys: dict[str, KeySpec] = {spec.name: spec for spec in (*index_keys(), *source.keys)}
+    if options.decode_images:
+        memmap = LeRobotDatasetV2ImageMode.MEMMAP
+        keys = {key: spec.with_image_mode(memmap) if spec.is_camera else spec for key, spec in keys.items()}
+    return Manifest(
+        fps=source.fps,
+        keys=keys,
+        capacity=options.buffer_capacity or max(source.num_frames, first.length),
+        fixed_capacity=options.buffer_capacity is not None,
+        ring=options.ring,
+        provenance=provenance,
+    )
+
+
+def _check_room(manifest: Manifest, storage_dir: Path) -> None:
+    """Say before the first byte that an import will not fit, not after an hour of decoding."""
+    wanted, free = manifest.capacity * frame_bytes(manifest), free_bytes(storage_dir)
+    if wanted > free:
+        decoded = any(spec.is_camera and not spec.needs_decoding for spec in manifest.keys.values())
+        advice = "leave decode_images out, free some space" if decoded else "free some space"
+        raise DiskSpaceError(
+            f"{manifest.capacity} frames need {wanted:,} bytes beside {storage_dir}, {free:,} are free; "
+            f"{advice} or choose another storage_dir"
+        )
+
+
+def _stored(episode: SourceEpisode) -> Episode:
+    return Episode(
+        length=episode.length,
+        columns=episode.columns,
+        strings=episode.strings,
+        cameras=episode.cameras,
+        integer_windows=True,  # one row is one video frame, whatever the clock said
+        source_episode=episode.index,
+    )
+
+
+def _with_progress(source: Source, storage_dir: Path, progress: bool) -> Iterator[SourceEpisode]:
+    episodes: Iterable[Any] = source.episodes()
+    if not progress:
+        yield from episodes
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=source.num_frames, unit="frame", desc=f"import {storage_dir.name}") as bar:
+        for episode in episodes:
+            yield episode
+            bar.update(episode.length)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return 16 hexadecimal digits for names and sizes of all files of a folder, and the content of the JSON ones.
+
+    Times of change are left out: a fresh copy of the same data is the same data.
+    """
+    digest = xxhash.xxh3_64()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+        if path.suffix == ".json" and path.stat().st_size < _LARGEST_READ:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_there(storage_dir: Path, provenance: Mapping[str, Any]) -> bool:
+    """Whether `storage_dir` holds an import with this provenance."""
+    if not is_dataset(storage_dir):
+        return False
+    store = Store.open(storage_dir)
+    try:
+        return all(store.manifest.provenance.get(key) == value for key, value in provenance.items())
+    finally:
+        store.close()

@@ -1,0 +1,185 @@
+"""LeRobot v2.0, v2.1 and v3.0 folders as a `Source`: opened and checked at once, read episode by episode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from roboreel.convert.lerobot_cameras import ImageCamera, VideoCamera, open_cameras
+from roboreel.convert.lerobot_columns import ROW_KEYS, plan_columns, read_time_and_order, read_values
+from roboreel.convert.lerobot_info import Info, read_info
+from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings, data_files
+from roboreel.convert.lerobot_tasks import Tasks, read_tasks
+from roboreel.convert.lerobot_v2 import read_v2_episodes
+from roboreel.convert.lerobot_v3 import read_v3_episodes
+from roboreel.convert.parquet import ParquetFile, RowReader, parse_strings
+from roboreel.convert.source import SourceEpisode
+from roboreel.errors import SourceError
+from roboreel.schema import FRAME_INDEX_KEY, INDEX_KEY, STRING_CODE_DTYPE, TASK_KEY, TIMESTAMP_KEY, KeySpec
+
+_SPLIT = re.compile(r"(\d{1,18}):(\d{1,18})")
+
+
+def open_lerobot(folder: Path | str) -> LeRobotSource:
+    """Open a LeRobot folder of version 2.0, 2.1 or 3.0 and check all that can be checked without reading the frames.
+
+    What `meta/info.json` claims is compared with what is on disk, and what is on disk wins. A declared camera without
+    any file is left out with a warning.
+
+    Raises:
+        NotADatasetError: the folder has no meta/info.json.
+        SourceError: another version; a file missing or cut off; columns that are not what they are declared as.
+
+    For the PushT recording of 206 episodes, its video left out:
+
+        source = open_lerobot("v3.0_pusht_full_novideo")
+        source.format, source.fps, source.num_episodes, source.num_frames
+        -> ("LeRobot v3.0", 10.0, 206, 25650)
+        next(source.episodes()).columns["action"].shape
+        -> (161, 2)
+    """
+    info, warnings = read_info(Path(folder)), Warnings()
+    layout = _find_layout(info, warnings)
+    entries = read_v2_episodes(info, warnings) if layout == "v2" else read_v3_episodes(info, warnings)
+    if not entries:
+        raise SourceError(f"{info.folder}: holds no episodes; complete the download")
+    cameras = open_cameras(info, entries, warnings)
+    specs = plan_columns(info, entries, warnings)
+    tasks = None if any(spec.name == TASK_KEY for spec in specs) else read_tasks(info, entries, specs, warnings)
+    _compare_claims(info, entries, cameras, layout, warnings)
+    return LeRobotSource(info, entries, cameras, specs, tasks, warnings)
+
+
+class LeRobotSource:
+    """An opened LeRobot folder; a `Source`."""
+
+    def __init__(
+        self,
+        info: Info,
+        entries: Sequence[EpisodeEntry],
+        cameras: Sequence[VideoCamera | ImageCamera],
+        specs: Sequence[KeySpec],
+        tasks: Tasks | None,
+        warnings: Warnings,
+    ) -> None:
+        self._info = info
+        self._entries = entries
+        self._cameras = cameras
+        self._specs = specs
+        self._tasks = tasks
+        self._warnings = warnings
+
+    @property
+    def format(self) -> str:
+        return f"LeRobot {self._info.version}"
+
+    @property
+    def fps(self) -> float:
+        return self._info.fps
+
+    @property
+    def keys(self) -> Sequence[KeySpec]:
+        task = [KeySpec(TASK_KEY, STRING_CODE_DTYPE, (), "string")] if self._tasks is not None else []
+        return [*self._specs, *(camera.spec for camera in self._cameras), *task]
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self._entries)
+
+    @property
+    def num_frames(self) -> int:
+        return sum(entry.length for entry in self._entries)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        found = {"format": self.format, "folder": self._info.folder.resolve().name, "robot_type": self._info.robot_type}
+        return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return tuple(self._warnings)
+
+    def episodes(self) -> Iterator[SourceEpisode]:
+        """Every episode in order; `columns` also has `frame_index` and `timestamp` (float64 seconds, as recorded)."""
+        names = [spec.name for spec in self._specs]
+        reader: tuple[ParquetFile, RowReader] | None = None
+        rows_before = 0
+        for entry in self._entries:
+            if reader is None or reader[0].path != entry.file.path:
+                if reader is not None:
+                    reader[1].close()
+                here = [name for name in (*ROW_KEYS, *names) if name in entry.file.columns]
+                reader = (entry.file, entry.file.rows(here))
+            table = reader[1].read(entry.first_row, entry.length)
+            self._compare_index(table, entry, rows_before)
+            yield self._episode(entry, table)
+            rows_before += entry.length
+        if reader is not None:
+            reader[1].close()
+
+    def _episode(self, entry: EpisodeEntry, table: Any) -> SourceEpisode:
+        frame_index, timestamp = read_time_and_order(table, entry, self._info.fps)
+        columns = {FRAME_INDEX_KEY: frame_index, TIMESTAMP_KEY: timestamp}
+        strings = {}
+        for spec in self._specs:
+            column = table.column(spec.name)
+            if spec.is_string:
+                strings[spec.name] = parse_strings(column, f"{entry.where}, key {spec.name!r}")
+            else:
+                columns[spec.name] = read_values(spec, column, entry.where)
+        if self._tasks is not None:
+            strings[TASK_KEY] = self._tasks.of_episode(entry, columns)
+        cameras = {camera.spec.name: camera.frames(entry) for camera in self._cameras}
+        return SourceEpisode(entry.index, entry.length, columns, strings, cameras)
+
+    def _compare_index(self, table: Any, entry: EpisodeEntry, rows_before: int) -> None:
+        if INDEX_KEY in table.column_names and table.column(INDEX_KEY)[0].as_py() != rows_before:
+            said = (
+                f"{entry.where}: {INDEX_KEY!r} does not count on from the episode before; the frames are numbered anew"
+            )
+            self._warnings.add(said, like=INDEX_KEY)
+
+
+def _find_layout(info: Info, warnings: Warnings) -> str:
+    """`v2` or `v3`, by how the data files are named; what the version says where they do not tell."""
+    names = [path.name for path in data_files(info.folder)]
+    if not names:
+        raise SourceError(f"{info.folder / 'data'}: holds no Parquet file; complete the download")
+    said = "v3" if info.version.startswith("v3") else "v2"
+    found = {"v2": False, "v3": False}
+    for name in names:
+        found["v2"] |= bool(re.fullmatch(r"episode_\d+\.parquet", name))
+        found["v3"] |= bool(re.fullmatch(r"file-\d+\.parquet", name))
+    other = "v2" if said == "v3" else "v3"
+    if found[said] or not found[other]:
+        return said
+    warnings.add(f"{info.path}: says {info.version}, and the files are laid out as in {other}.x: read as they are")
+    return other
+
+
+def _compare_claims(
+    info: Info,
+    entries: Sequence[EpisodeEntry],
+    cameras: Sequence[VideoCamera | ImageCamera],
+    layout: str,
+    warnings: Warnings,
+) -> None:
+    """Warn of totals and splits in info.json that are not those of the data."""
+    videos = [camera for camera in cameras if isinstance(camera, VideoCamera)]
+    there: dict[str, int] = {
+        "total_episodes": len(entries),
+        "total_frames": sum(entry.length for entry in entries),
+    }
+    if layout == "v2":
+        there["total_videos"] = len(entries) * len(videos)
+        there["total_chunks"] = len({entry.index // info.chunks_size for entry in entries})
+    for key, count in there.items():
+        if key in info.claims and info.claims[key] != count:
+            warnings.add(f"{info.path}: {key} is {info.claims[key]!r}, and the data has {count}")
+    splits = info.claims.get("splits")
+    for name, text in splits.items() if isinstance(splits, dict) else ():
+        bounds = _SPLIT.fullmatch(text) if isinstance(text, str) else None
+        if bounds is None or not int(bounds[1]) <= int(bounds[2]) <= entries[-1].index + 1:
+            warnings.add(f"{info.path}: split {name!r} is {text!r}, and there are {len(entries)} episodes")

@@ -1,0 +1,254 @@
+"""The cameras of a LeRobot folder: video files, or images inside the Parquet rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel._optional import require
+from roboreel.convert.lerobot_info import Feature, Info, inside
+from roboreel.convert.lerobot_layout import EpisodeEntry, VideoSpan, Warnings
+from roboreel.convert.parquet import ParquetFile, RowReader
+from roboreel.errors import InvalidArgumentError, SourceError
+from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
+from roboreel.store import CameraFrames, FrameTable, PngFrames, VideoFrames
+
+_BLOCK_IMAGES = 64
+"""Rows of images held at a time at most: equal images are stored once, and are small until they are decoded."""
+
+
+@dataclass(frozen=True)
+class DecodedImages(CameraFrames):
+    """Images that are not PNG: they are decoded for every image mode."""
+
+    files: PngFrames
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return self.files.length
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.files.shape
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        return self.files.blocks()
+
+
+class VideoCamera:
+    """A camera whose frames are in video files; row k of an episode is frame k of its part, whatever the timestamps."""
+
+    def __init__(self, feature: Feature, entries: Sequence[EpisodeEntry], warnings: Warnings) -> None:
+        self._warnings = warnings
+        self._table: tuple[Path, FrameTable] | None = None
+        self._last: tuple[int, Path, int] | None = None  # the episode before: its index, file, end
+        first = self._table_of(entries[0].videos[feature.name].path)
+        self.spec = _camera_spec(feature, first.shape, LeRobotDatasetV2ImageMode.VIDEO, warnings)
+
+    def frames(self, entry: EpisodeEntry) -> VideoFrames:
+        """The episode's frames; `SourceError` where the file does not hold one for each row."""
+        name = self.spec.name
+        span = entry.videos[name]
+        table = self._table_of(span.path)
+        if table.shape != self.spec.shape:
+            raise SourceError(
+                f"{span.path}: camera {name!r} has {table.width}x{table.height} pixels in episode {entry.index}, and "
+                f"{self.spec.shape[1]}x{self.spec.shape[0]} before; one camera keeps one size"
+            )
+        first, available = _located(span, entry, table)
+        where = f"{span.path}: episode {entry.index}, camera {name!r}"
+        if available < entry.length:
+            raise SourceError(
+                f"{where}: {available} frames for {entry.length} rows; get the video again, or leave the episode out"
+            )
+        if available > entry.length:
+            said = f"{where}: {available} frames for {entry.length} rows; the later ones are not used"
+            self._warnings.add(said, like=f"long {name}")
+        if span.start_s is None and span.rows_in_file != entry.length:
+            self._warnings.add(
+                f"{span.path}: nothing says where its episodes start; they are taken to follow one another"
+            )
+        self._check_follows(entry, span.path, first, where)
+        return VideoFrames(span.path, first, entry.length, self.spec.shape)
+
+    def _check_follows(self, entry: EpisodeEntry, path: Path, first: int, where: str) -> None:
+        """Refuse frames that are those of the episode before: a start that a writer got wrong shows in nothing else."""
+        if self._last is not None and self._last[0] < entry.index and self._last[1] == path and first < self._last[2]:
+            raise SourceError(
+                f"{where}: starts at frame {first}, and the frames of episode {self._last[0]} go on until "
+                f"{self._last[2]}; correct from_timestamp in meta/episodes"
+            )
+        self._last = (entry.index, path, first + entry.length)
+
+    def _table_of(self, path: Path) -> FrameTable:
+        if self._table is None or self._table[0] != path:
+            self._table = (path, FrameTable.from_video(path))
+        return self._table[1]
+
+
+def _located(span: VideoSpan, entry: EpisodeEntry, table: FrameTable) -> tuple[int, int]:
+    """Return (first frame, frames available from there) of an episode in its video file."""
+    count = len(table)
+    if span.start_s is None:  # nothing says where: the file must then hold its episodes and nothing else
+        shared = span.rows_in_file != entry.length
+        if shared and count != span.rows_in_file:
+            raise SourceError(
+                f"{span.path}: {count} frames for the {span.rows_in_file} rows of its episodes, and the metadata does "
+                f"not say where episode {entry.index} starts; get meta/episodes again"
+            )
+        return span.rows_before, entry.length if shared else count
+    first = table.nearest(span.start_s)
+    times = table.times
+    last_s = times[-1]
+    step_s = (last_s - times[0]) / (count - 1) if count > 1 else 0.0
+    end_of_file_s = last_s + step_s / 2  # beyond it, the nearest frame is not the one that is meant
+    if span.start_s > end_of_file_s:
+        return first, 0
+    if span.end_s is None and span.rows_in_file != entry.length:
+        return first, min(entry.length, count - first)  # what comes later may be other episodes
+    end = count if span.end_s is None or span.end_s > end_of_file_s else table.nearest(span.end_s)
+    return first, end - first
+
+
+class ImageCamera:
+    """A camera whose images are in a Parquet column, as bytes or as paths beside it."""
+
+    def __init__(self, feature: Feature, entries: Sequence[EpisodeEntry], info: Info, warnings: Warnings) -> None:
+        self._folder = info.folder
+        self._name = feature.name
+        self._reader: tuple[ParquetFile, RowReader] | None = None
+        data = self._read(entries[0], 0)
+        shape = _image_shape(data, f"{entries[0].where}, camera {feature.name!r}, frame 0")
+        self.spec = _camera_spec(feature, shape, LeRobotDatasetV2ImageMode.PNG, warnings)
+        self._is_png = _is_png(data)
+        if not self._is_png:
+            warnings.add(f"camera {feature.name!r} holds images that are not PNG: they are decoded")
+
+    def frames(self, entry: EpisodeEntry) -> CameraFrames:
+        """The episode's images, read one by one when they are asked for, cheapest in order."""
+        source = f"{entry.where}, camera {self._name!r}"
+
+        def read(i: int) -> bytes:
+            data = self._read(entry, i)
+            shape = _image_shape(data, f"{source}, frame {i}")
+            if shape != self.spec.shape or _is_png(data) != self._is_png:
+                kind = "a PNG image" if _is_png(data) else "an image that is not PNG,"
+                raise SourceError(f"{source}, frame {i}: {kind} of {shape}, where the first is of {self.spec.shape}")
+            return data
+
+        files = PngFrames(entry.length, self.spec.shape, read, source)
+        return files if self._is_png else DecodedImages(files)
+
+    def _read(self, entry: EpisodeEntry, i: int) -> bytes:
+        if not 0 <= i < entry.length:
+            raise IndexError(i)
+        if self._reader is None or self._reader[0].path != entry.file.path:
+            if self._reader is not None:
+                self._reader[1].close()
+            self._reader = (entry.file, entry.file.rows([self._name], max_rows=_BLOCK_IMAGES))
+        value = self._reader[1].read(entry.first_row + i, 1).column(0)[0].as_py()
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        where = f"{entry.where}, camera {self._name!r}, frame {i}"
+        if data is None and path:
+            data = _read_file(inside(self._folder, path, where), where)
+        if not data:
+            raise SourceError(f"{where}: neither the image's bytes nor its path are there; get the file again")
+        return bytes(data)
+
+
+def _read_file(path: Path, where: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{where}: the image {path} cannot be read ({error.strerror}); get it again") from None
+
+
+def _is_png(data: bytes) -> bool:
+    return data.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def _image_shape(data: bytes, where: str) -> tuple[int, int, int]:
+    """(height, width, channels) from the header alone; `SourceError` for what is cut off or does not fit 8 bits."""
+    if not _is_png(data):
+        return _foreign_shape(data, where)
+    if len(data) < 45 or data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
+        raise SourceError(f"{where}: not a whole PNG file ({len(data)} bytes); get the file again")
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    depth, colour = data[24], data[25]
+    if depth > 8:
+        raise SourceError(f"{where}: a PNG of {depth} bits a channel, and images here have 8; take the camera out")
+    # palette (3) decodes to RGB; grey with alpha (4) has no form of its own
+    return height, width, {0: 1, 2: 3, 3: 3}.get(colour, 4)
+
+
+def _foreign_shape(data: bytes, where: str) -> tuple[int, int, int]:
+    image_module = require("PIL.Image", purpose="reading images")
+    try:
+        with image_module.open(io.BytesIO(data)) as image:
+            width, height, mode = image.width, image.height, image.mode
+    except Exception as error:  # noqa: BLE001 - Pillow raises what its many decoders raise
+        raise SourceError(f"{where}: not a readable image ({error}); get the file again") from None
+    if mode.startswith(("I", "F")):
+        raise SourceError(f"{where}: an image of mode {mode}, and images here have 8 bits a channel; take it out")
+    return height, width, {"L": 1, "1": 1, "RGBA": 4}.get(mode, 3)
+
+
+def _camera_spec(
+    feature: Feature, shape: tuple[int, int, int], mode: LeRobotDatasetV2ImageMode, warnings: Warnings
+) -> KeySpec:
+    if feature.shape != shape:
+        height, width, channels = shape
+        chw = feature.shape == (channels, height, width)
+        how = "channels first, which is taken as" if chw else "and its frames are"
+        warnings.add(f"camera {feature.name!r} is declared as {feature.shape}, {how} {shape}")
+    names = feature.names if feature.shape == shape else None
+    try:
+        return KeySpec(feature.name, np.dtype(np.uint8), shape, "camera", mode, names=names)
+    except InvalidArgumentError as error:
+        raise SourceError(str(error)) from None
+
+
+def open_cameras(info: Info, entries: Sequence[EpisodeEntry], warnings: Warnings) -> list[VideoCamera | ImageCamera]:
+    """Every declared camera that has frames, by what is really there; `SourceError` where it has only some of them."""
+    cameras: list[VideoCamera | ImageCamera] = []
+    for feature in info.cameras:
+        missing = [entry for entry in entries if not entry.videos[feature.name].path.is_file()]
+        with_images = [entry for entry in entries if _has_images(entry, feature.name)]
+        if not missing:
+            cameras.append(VideoCamera(feature, entries, warnings))
+        elif len(with_images) == len(entries):
+            cameras.append(ImageCamera(feature, entries, info, warnings))
+        elif len(missing) == len(entries) and not with_images:
+            _check_no_images(feature, entries)
+            what = "video file" if feature.dtype == "video" else "column of images"
+            warnings.add(f"camera {feature.name!r} is declared and has no {what}: left out")
+        else:
+            lacks = missing[0].videos[feature.name].path if not with_images else _without(entries, feature.name)
+            raise SourceError(
+                f"{lacks}: camera {feature.name!r} has frames for other episodes and not here; complete the download, "
+                "or take the camera out of info.json"
+            )
+    return cameras
+
+
+def _has_images(entry: EpisodeEntry, key: str) -> bool:
+    column = entry.file.columns.get(key)
+    return column is not None and column.kind in ("image", "binary") and column.depth == 0
+
+
+def _check_no_images(feature: Feature, entries: Sequence[EpisodeEntry]) -> None:
+    """Refuse a column of something else where images are declared: that is no missing camera."""
+    for entry in entries:
+        column = entry.file.columns.get(feature.name)
+        if feature.dtype == "image" and column is not None:
+            raise SourceError(f"{entry.file.path}: column {feature.name!r} holds {column.text} where images must be")
+
+
+def _without(entries: Sequence[EpisodeEntry], key: str) -> Path:
+    return next(entry.file.path for entry in entries if not _has_images(entry, key))

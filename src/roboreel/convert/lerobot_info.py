@@ -1,0 +1,255 @@
+"""LeRobot's `meta/info.json` parsed into frozen values, and its path templates filled in safely."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from string import Formatter
+from typing import Any
+
+import numpy as np
+
+from roboreel.errors import NotADatasetError, SourceError
+
+KNOWN_VERSIONS = ("v2.0", "v2.1", "v3.0")
+MAX_JSON_BYTES = 64 << 20
+"""Beyond any real `info.json` (kilobytes) or line of a JSON Lines file; a larger one is refused unread."""
+
+MAX_FPS = 1e6
+"""Above any sensor, and low enough that times of frames stay apart."""
+
+_V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+_V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+_V3_DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+_V3_VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+_INTEGER_SPEC = re.compile(r"(0?\d{1,2})?d?")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What info.json declares of one key."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    names: Any = None
+
+    @property
+    def is_camera(self) -> bool:
+        return self.dtype in ("image", "video")
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Of one frame: LeRobot declares scalars as (1,) and gives them as ()."""
+        return () if self.shape == (1,) else self.shape
+
+    @property
+    def number_dtype(self) -> np.dtype[Any] | None:
+        """The declared dtype, little-endian; None where it is no number."""
+        try:
+            dtype = np.dtype(self.dtype)
+        except TypeError:
+            return None
+        return dtype.newbyteorder("<") if dtype.kind in "biuf" and dtype.itemsize <= 8 else None
+
+
+@dataclass(frozen=True)
+class Info:
+    """`meta/info.json`, as far as importing needs it."""
+
+    path: Path
+    version: str
+    fps: float
+    features: Mapping[str, Feature]
+    data_path: str | None = None
+    video_path: str | None = None
+    chunks_size: int = 1000
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    """`total_*` and `splits`, not trusted: compared with what is there."""
+    robot_type: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def cameras(self) -> list[Feature]:
+        return [feature for feature in self.features.values() if feature.is_camera]
+
+    def data_template(self, layout: str) -> str:
+        """The path of a data file; the layout's own where info.json's is missing or of another layout."""
+        return _template_for(layout, self.data_path, _V2_DATA if layout == "v2" else _V3_DATA)
+
+    def video_template(self, layout: str) -> str:
+        return _template_for(layout, self.video_path, _V2_VIDEO if layout == "v2" else _V3_VIDEO)
+
+
+def _template_for(layout: str, template: str | None, default: str) -> str:
+    other = "{chunk_index" if layout == "v2" else "{episode_"
+    return default if template is None or other in template else template
+
+
+def read_info(folder: Path) -> Info:
+    """Read `folder/meta/info.json`.
+
+    `NotADatasetError` for a folder without it, `SourceError` for one of another version or not what LeRobot writes.
+    """
+    path = folder / "meta" / "info.json"
+    if not path.is_file():
+        raise _not_a_dataset(folder)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise SourceError(f"{path}: holds a {type(content).__name__} where a JSON object must be")
+    return Info(
+        path=path,
+        version=_parse_version(path, content),
+        fps=_parse_fps(path, content),
+        features=_parse_features(path, content),
+        data_path=_parse_optional_string(path, content, "data_path"),
+        video_path=_parse_optional_string(path, content, "video_path"),
+        chunks_size=_parse_chunks_size(path, content),
+        claims={key: content[key] for key in content if key.startswith("total_") or key == "splits"},
+        robot_type=content["robot_type"] if isinstance(content.get("robot_type"), str) else None,
+    )
+
+
+def _not_a_dataset(folder: Path) -> Exception:
+    if not folder.is_dir():
+        return NotADatasetError(f"{folder}: no such folder; give the folder that holds meta/info.json")
+    if (folder / "meta_data").is_dir():
+        return SourceError(
+            f"{folder}: has meta_data/ and no meta/info.json: LeRobot v1.x is not read yet; "
+            f"convert it with LeRobot to one of {', '.join(KNOWN_VERSIONS)}"
+        )
+    found = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
+    shown = ", ".join(found[:8]) + (", …" if len(found) > 8 else "") if found else "nothing"
+    return NotADatasetError(
+        f"{folder}: not a LeRobot dataset: meta/info.json is missing (found: {shown}); "
+        "give the folder that holds meta/, data/ and videos/"
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of bounded size; `SourceError` names it where that fails."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise SourceError(f"{path}: {size} bytes, which is no real metadata (at most {MAX_JSON_BYTES})")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path}: not valid JSON ({error}); get the file again") from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of a JSON Lines file; `SourceError` names a line that is no object."""
+    if not path.is_file():
+        raise SourceError(f"{path}: this file is missing; complete the download")
+    with path.open("rb") as lines:
+        number = 0
+        while line := lines.readline(MAX_JSON_BYTES):
+            number += 1
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise SourceError(f"{path}, line {number}: not valid JSON ({error}); get the file again") from None
+            if not isinstance(content, dict):
+                raise SourceError(f"{path}, line {number}: a {type(content).__name__} where an object must be")
+            yield number, content
+
+
+def _parse_version(path: Path, content: Mapping[str, Any]) -> str:
+    said = content.get("codebase_version")
+    version = said if isinstance(said, str) and said.startswith("v") else f"v{said}"
+    if version not in KNOWN_VERSIONS:
+        raise SourceError(
+            f"{path}: codebase_version {said!r} is none that roboreel reads ({', '.join(KNOWN_VERSIONS)}); "
+            "convert the dataset with LeRobot to one of them"
+        )
+    return version
+
+
+def _parse_fps(path: Path, content: Mapping[str, Any]) -> float:
+    fps = content.get("fps")
+    # NaN compares false; a boolean is an integer to isinstance
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < MAX_FPS:
+        raise SourceError(f"{path}: fps is {fps!r}; it must be a positive number of frames a second, such as 30")
+    return float(fps)
+
+
+def _parse_optional_string(path: Path, content: Mapping[str, Any], key: str) -> str | None:
+    value = content.get(key)
+    if value is not None and not isinstance(value, str):
+        raise SourceError(f"{path}: {key} is {value!r}; it must be a path template or null")
+    return value
+
+
+def _parse_chunks_size(path: Path, content: Mapping[str, Any]) -> int:
+    size = content.get("chunks_size", 1000)
+    if type(size) is not int or size < 1:
+        raise SourceError(f"{path}: chunks_size is {size!r}; it must be a positive integer, such as 1000")
+    return size
+
+
+def _parse_features(path: Path, content: Mapping[str, Any]) -> dict[str, Feature]:
+    declared = content.get("features")
+    if not isinstance(declared, dict) or not declared:
+        raise SourceError(f"{path}: features is {declared!r:.80}; it must declare each key's dtype and shape")
+    features = {}
+    for name, fields in declared.items():
+        dtype = fields.get("dtype") if isinstance(fields, dict) else None
+        shape = fields.get("shape", ()) if isinstance(fields, dict) else None
+        if not isinstance(dtype, str) or not isinstance(shape, list | tuple):
+            raise SourceError(f"{path}: feature {name!r} is {fields!r:.80}; it needs a dtype and a shape (a list)")
+        if any(type(side) is not int or side < 0 for side in shape):
+            raise SourceError(f"{path}: feature {name!r} has shape {shape!r:.80}; it must be a list of integers")
+        features[name] = Feature(name, dtype, tuple(shape), fields.get("names"))
+    return features
+
+
+def fill_template(folder: Path, template: str, fields: Mapping[str, int | str]) -> Path:
+    """Fill a path template and return the path, which lies inside `folder`.
+
+    Only the plain names in `fields` are replaced: no attributes, no items, no conversions, so that a template from the
+    network can reach neither other files nor the process. `SourceError` for anything else.
+
+    >>> str(fill_template(Path("d"), "data/{episode_index:06d}.parquet", {"episode_index": 7}))
+    'd/data/000007.parquet'
+    """
+    parts = []
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise SourceError(f"path template {template!r}: {error}") from None
+    for literal, name, spec, conversion in parsed:
+        parts.append(literal)
+        if name is None:
+            continue
+        if name not in fields or conversion:
+            raise SourceError(f"path template {template!r}: unknown field {name!r}; known are {', '.join(fields)}")
+        value = fields[name]
+        if spec and not (isinstance(value, int) and _INTEGER_SPEC.fullmatch(spec)):
+            raise SourceError(f"path template {template!r}: cannot format {name} as {spec!r}; integers take e.g. '06d'")
+        parts.append(format(value, spec or ""))
+    return inside(folder, "".join(parts), f"path template {template!r}")
+
+
+def inside(folder: Path, relative: str, where: str) -> Path:
+    """Return `folder / relative`; `SourceError` where that leads out of the folder by its text.
+
+    Links are followed: the Hub's cache is made of links to where its files lie.
+    """
+    path = PurePosixPath(relative)
+    windows_like = "\\" in relative or re.match(r"[A-Za-z]:", relative)
+    too_long = any(len(part.encode()) > 255 for part in path.parts)  # the system would not say which name it was
+    if too_long:
+        raise SourceError(f"{where}: {relative!r:.80} has a name of more than 255 bytes; shorten it")
+    if path.is_absolute() or ".." in path.parts or windows_like or "\0" in relative or not path.parts:
+        raise SourceError(f"{where}: {relative!r} leads out of the dataset's folder; it must be a relative path inside")
+    return folder / path

@@ -1,0 +1,115 @@
+"""Where each episode of a LeRobot folder lies: its rows in a Parquet file, its frames in video files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from roboreel.convert.parquet import ParquetFile
+from roboreel.errors import SourceError
+
+_MAX_EPISODE_INDEX = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpan:
+    """The part of a video file that one episode's frames are."""
+
+    path: Path
+    start_s: float | None = None
+    end_s: float | None = None
+    """Presentation times as the metadata has them; None where it has none: then the episodes follow one another."""
+    rows_before: int = 0
+    """Rows of the episodes that come before this one in the same file."""
+    rows_in_file: int = 0
+    """Rows of all episodes in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeEntry:
+    """One episode, before any of its rows is read."""
+
+    index: int
+    file: ParquetFile
+    first_row: int
+    length: int
+    tasks: tuple[str, ...] = ()
+    """The task strings that the episode's own metadata lists."""
+    videos: Mapping[str, VideoSpan] = field(default_factory=dict)
+    """Where the frames of each declared camera would be, by key; the file need not exist."""
+
+    @property
+    def where(self) -> str:
+        return f"{self.file.path}, episode {self.index}"
+
+
+class Warnings:
+    """Sentences about what was found wrong and worked around, each once, in the order in which they came up.
+
+    >>> warnings = Warnings()
+    >>> warnings.add("episode 3 is short", like="short")
+    >>> warnings.add("episode 5 is short", like="short")
+    >>> list(warnings)
+    ['episode 3 is short (and 1 more of this kind)']
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[str, None]] = {}
+
+    def add(self, sentence: str, *, like: str | None = None) -> None:
+        """Note a sentence; of those with one `like`, say one an episode, the first is kept, the others counted."""
+        self._kinds.setdefault(like or sentence, {}).setdefault(sentence)
+
+    def __iter__(self) -> Iterator[str]:
+        for sentences in self._kinds.values():
+            more = f" (and {len(sentences) - 1} more of this kind)" if len(sentences) > 1 else ""
+            yield next(iter(sentences)) + more
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Every Parquet file in `folder/data`, sorted; hidden ones, which systems leave beside the real ones, are not."""
+    root = folder / "data"
+    paths = sorted(root.rglob("*.parquet"))
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def parse_episode_index(value: object, where: str) -> int:
+    """Return an episode's number; `SourceError` for what is none."""
+    if type(value) is not int or not 0 <= value <= _MAX_EPISODE_INDEX:
+        raise SourceError(f"{where}: episode_index is {value!r:.40}; it must be an integer from 0 on")
+    return value
+
+
+def parse_tasks(listed: object) -> tuple[str, ...]:
+    """The strings of an episode's `tasks`; some writers put task indices there, which say nothing new."""
+    return tuple(task for task in listed if isinstance(task, str)) if isinstance(listed, list) else ()
+
+
+def with_rows_in_videos(entries: Sequence[EpisodeEntry]) -> list[EpisodeEntry]:
+    """Fill in `rows_before` and `rows_in_file` of every video span, the episodes of a file being in order in it.
+
+    >>> file = ParquetFile(Path("d.parquet"), 5, {})
+    >>> spans = {"observation.image": VideoSpan(Path("v.mp4"))}
+    >>> entries = [EpisodeEntry(0, file, 0, 3, (), spans), EpisodeEntry(1, file, 3, 2, (), spans)]
+    >>> span = with_rows_in_videos(entries)[1].videos["observation.image"]
+    >>> span.rows_before, span.rows_in_file
+    (3, 5)
+    """
+    totals: dict[tuple[str, Path], int] = {}
+    before = []
+    for entry in entries:
+        places = {key: (key, span.path) for key, span in entry.videos.items()}
+        before.append({key: totals.get(place, 0) for key, place in places.items()})
+        for place in places.values():
+            totals[place] = totals.get(place, 0) + entry.length
+    return [
+        replace(
+            entry,
+            videos={
+                key: replace(span, rows_before=rows[key], rows_in_file=totals[key, span.path])
+                for key, span in entry.videos.items()
+            },
+        )
+        for entry, rows in zip(entries, before, strict=True)
+    ]

@@ -1,0 +1,68 @@
+"""LeRobot v2.0 and v2.1 folders: one Parquet file and one video a camera for each episode, listed in episodes.jsonl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roboreel.convert.lerobot_info import Info, fill_template, read_json_lines
+from roboreel.convert.lerobot_layout import (
+    EpisodeEntry,
+    VideoSpan,
+    Warnings,
+    data_files,
+    parse_episode_index,
+    parse_tasks,
+    with_rows_in_videos,
+)
+from roboreel.convert.parquet import ParquetFile
+from roboreel.errors import SourceError
+
+
+def read_v2_episodes(info: Info, warnings: Warnings) -> list[EpisodeEntry]:
+    """Every episode that `meta/episodes.jsonl` lists, its Parquet footer read; `SourceError` names what is missing."""
+    listing = info.folder / "meta" / "episodes.jsonl"
+    entries: list[EpisodeEntry] = []
+    used: set[Path] = set()
+    for number, content in read_json_lines(listing):
+        where = f"{listing}, line {number}"
+        index = parse_episode_index(content.get("episode_index"), where)
+        if entries and index <= entries[-1].index:
+            raise SourceError(
+                f"{where}: episode {index} comes after episode {entries[-1].index}; sort the lines by episode_index"
+            )
+        file = ParquetFile.open(_data_path(info, index))
+        if file.path in used:
+            raise SourceError(f"{file.path}: is the file of episode {index} and of another one; correct data_path")
+        used.add(file.path)
+        _compare_length(where, content.get("length"), file, warnings)
+        if file.num_rows == 0:
+            warnings.add(f"{file.path}: episode {index} has no rows and is left out", like="no rows")
+            continue
+        entry = EpisodeEntry(index, file, 0, file.num_rows, parse_tasks(content.get("tasks")), _videos(info, index))
+        entries.append(entry)
+    unlisted = [path for path in data_files(info.folder) if path not in used]
+    if unlisted:
+        more = f" and {len(unlisted) - 1} more files" if len(unlisted) > 1 else ""
+        warnings.add(f"{listing} does not list the episode in {unlisted[0]}{more}: left out")
+    return with_rows_in_videos(entries)
+
+
+def _compare_length(where: str, listed: object, file: ParquetFile, warnings: Warnings) -> None:
+    if listed is not None and listed != file.num_rows:
+        said = f"{where}: says length {listed!r}, and {file.path.name} has {file.num_rows} rows: taken as it is"
+        warnings.add(said, like="length")
+
+
+def _data_path(info: Info, index: int) -> Path:
+    chunk = index // info.chunks_size
+    fields: dict[str, int | str] = {"episode_chunk": chunk, "episode_index": index}
+    return fill_template(info.folder, info.data_template("v2"), fields)
+
+
+def _videos(info: Info, index: int) -> dict[str, VideoSpan]:
+    chunk, template = index // info.chunks_size, info.video_template("v2")
+    videos = {}
+    for feature in info.cameras:
+        fields: dict[str, int | str] = {"episode_chunk": chunk, "episode_index": index, "video_key": feature.name}
+        videos[feature.name] = VideoSpan(fill_template(info.folder, template, fields))
+    return videos

@@ -1,0 +1,125 @@
+"""Arrays to tensors, and a batch that the default DataLoader takes whole.
+
+torch's fetcher calls `__getitems__` once a batch and hands the result to `collate_fn`. Ours is a sequence of samples
+over one assembled batch: the default collate, asked about the first sample, finds its class registered and takes the
+assembled batch as it is; a user's own `collate_fn` sees B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel._optional import require
+from roboreel.schema import IS_PAD_POSTFIX, KeySpec
+
+if TYPE_CHECKING:
+    import torch
+
+    ImageTransform = Callable[[torch.Tensor], torch.Tensor]
+
+
+def to_tensors(
+    arrays: Mapping[str, NDArray[Any]],
+    masks: Mapping[str, NDArray[Any]],
+    keys: Mapping[str, KeySpec],
+    strings: Sequence[str],
+    image_dtype: str,
+) -> dict[str, Any]:
+    """Return tensors for arrays with a leading batch axis; strings become (nested) lists of str."""
+    torch = _torch()
+    batch: dict[str, Any] = {}
+    for key, array in arrays.items():
+        spec = keys[key]
+        if spec.is_string:
+            batch[key] = _decoded(array.tolist(), strings)
+        elif spec.is_camera:
+            images = torch.from_numpy(array)
+            if image_dtype == "float32":
+                images = images.to(torch.float32).div_(255)
+            # A view: the pixels stay where they are, in the order that convolutions call channels_last.
+            batch[key] = images.movedim(-1, -3)
+        else:
+            batch[key] = torch.from_numpy(array.astype(spec.item_dtype, copy=False))
+        if key in masks:
+            batch[key + IS_PAD_POSTFIX] = torch.from_numpy(masks[key])
+    return batch
+
+
+def _decoded(codes: Any, strings: Sequence[str]) -> Any:
+    if isinstance(codes, list):
+        return [_decoded(code, strings) for code in codes]
+    return strings[codes]
+
+
+def transform_images(batch: dict[str, Any], cameras: Sequence[str], transform: ImageTransform) -> None:
+    """Apply `transform` to each sample's images, (C, H, W) or (T, C, H, W), in place of them."""
+    torch = _torch()
+    for key in cameras:
+        batch[key] = torch.stack([transform(images) for images in batch[key]])
+
+
+class Sample(dict[str, Any]):
+    """One sample of a batch: a dict like any other; its class is what the default collate recognises."""
+
+
+class Batch(Sequence[Sample]):
+    """B samples over one assembled batch, `assembled`."""
+
+    def __init__(self, assembled: dict[str, Any], size: int) -> None:
+        self.assembled = assembled
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, i: int) -> Sample: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Sample]: ...
+    def __getitem__(self, i: int | slice) -> Sample | list[Sample]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(self._size))]
+        if not -self._size <= i < self._size:
+            raise IndexError(f"sample {i} of a batch of {self._size}")
+        return Sample({key: value[i] for key, value in self.assembled.items()})
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(self._size))
+
+
+def register_collate() -> None:
+    """Tell torch's default collate to take a `Batch` whole; to be called in each process that makes batches."""
+    from torch.utils.data._utils.collate import default_collate_fn_map
+
+    default_collate_fn_map.setdefault(Sample, _collate)
+
+
+def _collate(batch: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:  # noqa: ARG001 - torch's
+    if isinstance(batch, Batch):
+        return batch.assembled
+    from torch.utils.data import default_collate
+
+    collated: dict[str, Any] = default_collate([dict(sample) for sample in batch])
+    return collated
+
+
+def _torch() -> Any:
+    return require("torch", extra="torch", purpose="reading items as tensors")
+
+
+def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
+    """Return 0 <= index < length for each given one; the first that is beyond the ends comes back as an int."""
+    array = np.asarray(indices)
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(f"indices must be a flat list of integers; got {array.dtype} of shape {array.shape}")
+    array = array.astype(np.int64)
+    wrong = (array < -length) | (array >= length)
+    if np.any(wrong):
+        return int(array[wrong][0])
+    return np.where(array < 0, array + length, array)

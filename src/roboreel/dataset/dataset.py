@@ -1,0 +1,395 @@
+"""`LeRobotDatasetV2`: a training dataset, a recording and a replay buffer over one directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel import schema
+from roboreel.dataset.batch import Batch, as_indices, register_collate, to_tensors, transform_images
+from roboreel.dataset.episodes import chosen_slots, episode_ranges, episode_slots, statistics
+from roboreel.dataset.incoming import check_cameras, split_episodes
+from roboreel.dataset.opening import Opening, check_storage
+from roboreel.dataset.reading import OnHole, Windows, check_windows, gather, parse_windows
+from roboreel.errors import EpisodeNotFoundError, FrameIndexError, InvalidArgumentError, RoboreelError, UnknownKeyError
+from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.stats import KeyStats
+from roboreel.store import Store
+from roboreel.windows import tolerance_s
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import Dataset
+
+    Base = Dataset[dict[str, Any]]
+else:
+    Base = object  # torch asks for nothing but __len__ and __getitem__, and loads only when a tensor is made
+
+Ints = NDArray[np.int64]
+DeltaTimestamps = Mapping[str, Sequence[float] | NDArray[np.float64]]
+
+
+class LeRobotDatasetV2(Base):
+    """Robot episodes in memory-mapped files, indexed by frame.
+
+    `dataset[i]` is a dict of tensors: each key's value at frame i, or, for keys in `delta_timestamps`, the frames
+    at those offsets (seconds) within the episode, with a mask `<key>_is_pad` where the episode does not reach so far.
+    Images come channel-first, float32 in [0, 1] or raw uint8. Any number of processes read while one writes.
+
+    >>> import numpy as np, tempfile
+    >>> dataset = LeRobotDatasetV2(tempfile.mkdtemp(), fps=10)
+    >>> dataset.add_episodes({"action": np.arange(5, dtype=np.float32)})
+    >>> dataset.set_delta_timestamps({"action": [-0.1, 0, 0.1]})
+    >>> item = dataset[4]
+    >>> item["action"].tolist(), item["action_is_pad"].tolist()
+    ([3.0, 4.0, 4.0], [False, False, True])
+
+    The semantics are those of https://github.com/huggingface/lerobot/pull/445.
+    """
+
+    INDEX_KEY: ClassVar[str] = schema.INDEX_KEY
+    EPISODE_INDEX_KEY: ClassVar[str] = schema.EPISODE_INDEX_KEY
+    FRAME_INDEX_KEY: ClassVar[str] = schema.FRAME_INDEX_KEY
+    TIMESTAMP_KEY: ClassVar[str] = schema.TIMESTAMP_KEY
+    IS_PAD_POSTFIX: ClassVar[str] = schema.IS_PAD_POSTFIX
+    IMAGE_KEY_PREFIX: ClassVar[str] = schema.IMAGE_KEY_PREFIX
+
+    def __init__(  # noqa: PLR0913 - the parameters are those of #445
+        self,
+        storage_dir: str | Path,
+        fps: float | None = None,
+        buffer_capacity: int | None = None,
+        use_as_fifo_buffer: bool | None = None,
+        image_mode: LeRobotDatasetV2ImageMode | str | None = None,
+        image_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        delta_timestamps: DeltaTimestamps | None = None,
+        *,
+        image_dtype: str = "float32",
+        episodes: Sequence[int] | None = None,
+        readonly: bool = False,
+    ) -> None:
+        """Open the dataset in `storage_dir`; where there is none, the first `add_episodes` makes it.
+
+        Args:
+            storage_dir: The directory that holds, or will hold, the dataset.
+            fps: Frames a second (Hz). Needed for a new dataset; must agree with a stored one.
+            buffer_capacity: Room in frames. None: what is stored; a new dataset then grows as needed.
+            use_as_fifo_buffer: Overwrite the oldest episodes when full. None: what is stored.
+            image_mode: How cameras are stored: "memmap", "png" or "video". None: what is stored; "video" when new.
+            image_transform: Called with each sample's images, a tensor (C, H, W) or (T, C, H, W).
+            delta_timestamps: For each key the offsets (s) to read around a frame, e.g. {"action": [0, 0.1]}.
+            image_dtype: "float32" for [0, 1], "uint8" for raw pixels.
+            episodes: Show only these episodes.
+            readonly: Refuse changes; needs neither the lock nor permission to write.
+
+        Raises:
+            InvalidArgumentError: an argument cannot be, or contradicts what is stored.
+            StorageDirCorruptError: the directory cannot be read as what it must be.
+        """
+        if image_dtype not in ("float32", "uint8"):
+            raise InvalidArgumentError(f"image_dtype={image_dtype!r}; 'float32' and 'uint8' would do")
+        self._opening = Opening(
+            Path(storage_dir), fps, buffer_capacity, use_as_fifo_buffer, image_mode, readonly=readonly
+        )
+        self._image_dtype = image_dtype
+        self._episodes = None if episodes is None else [int(episode) for episode in episodes]
+        self.image_transform = image_transform
+        self._delta_timestamps: dict[str, NDArray[np.float64]] | None = None
+        self._windows = Windows({})
+        self._chosen: Ints | None = None
+        self._stats: tuple[int, dict[str, KeyStats]] | None = None
+        self._after_opening()
+        self.set_delta_timestamps(delta_timestamps)
+
+    @classmethod
+    def from_lerobot(
+        cls,
+        folder: str | Path,
+        storage_dir: str | Path,
+        decode_images: bool = False,
+        *,
+        buffer_capacity: int | None = None,
+        use_as_fifo_buffer: bool = False,
+        progress: bool = False,
+        **options: Any,
+    ) -> LeRobotDatasetV2:
+        """Import a folder in LeRobot format (v2.0, v2.1 or v3.0) into `storage_dir` and open it.
+
+        Args:
+            folder: The folder that holds `meta/info.json`; it is only read.
+            storage_dir: Where the dataset goes. If it holds the import of the same folder already, that is opened.
+            decode_images: Decode video and PNG into memmaps once; otherwise files are kept as they are.
+            buffer_capacity: Room in frames; the import is then the first content of a fixed storage.
+            use_as_fifo_buffer: Make it a ring; later episodes overwrite the imported ones.
+            progress: Show a progress bar.
+            options: `image_transform`, `delta_timestamps`, `image_dtype`, `episodes`, `readonly` of the constructor.
+
+        Raises:
+            SourceError: the folder cannot be read as what it says it is; `storage_dir` is as it was before.
+        """
+        from roboreel.convert import IngestOptions, import_lerobot  # brings Parquet in: a robot records without it
+
+        import_lerobot(
+            Path(folder),
+            Path(storage_dir),
+            IngestOptions(decode_images, buffer_capacity, use_as_fifo_buffer, progress),
+        )
+        return cls(storage_dir, **options)
+
+    @staticmethod
+    def check_storage_dir_integrity(
+        path: str | Path, image_mode: LeRobotDatasetV2ImageMode | str | None = None
+    ) -> None:
+        """Raise `StorageDirCorruptError` where files contradict each other; `image_mode` must be what is stored."""
+        check_storage(Path(path), image_mode)
+
+    # What it is
+
+    @property
+    def storage_dir(self) -> Path:
+        return self._opening.root
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second (Hz); None for a new dataset that was given none yet."""
+        store = self._opening.store()
+        return store.manifest.fps if store else self._opening.fps
+
+    @property
+    def tolerance_s(self) -> float | None:
+        """How far (s) a requested time may lie from a frame, and outside the episode before it is padding."""
+        fps = self.fps
+        return None if fps is None else tolerance_s(fps)
+
+    @property
+    def data_keys(self) -> list[str]:
+        store = self._opening.store()
+        return list(store.manifest.keys) if store else []
+
+    @property
+    def camera_keys(self) -> list[str]:
+        store = self._opening.store()
+        return [key for key, spec in store.manifest.keys.items() if spec.is_camera] if store else []
+
+    @property
+    def num_frames(self) -> int:
+        return len(self)
+
+    @property
+    def num_samples(self) -> int:
+        """The name that #445 gave `num_frames`."""
+        return len(self)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.get_unique_episode_indices())
+
+    def __len__(self) -> int:
+        store = self._opening.store()
+        if store is None:
+            return 0
+        store.refresh()
+        return store.state.frames if self._chosen is None else len(self._chosen)
+
+    def __repr__(self) -> str:
+        fps = "?" if self.fps is None else f"{self.fps:g}"
+        return (
+            f"LeRobotDatasetV2({str(self.storage_dir)!r}: {self.num_episodes} episodes, {len(self)} frames, {fps} Hz)"
+        )
+
+    # Reading
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one frame, or the windows around it; negative indices count from the end."""
+        batch = self.get_batch([index])
+        return {key: value[0] for key, value in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Return the samples of a batch, assembled at once; torch's DataLoader calls this."""
+        register_collate()
+        return Batch(self.get_batch(indices), len(indices))
+
+    def get_batch(self, indices: Sequence[int] | Ints) -> dict[str, Any]:
+        """Return the frames as one dict of tensors with a leading batch axis, (B, …) or (B, T, …).
+
+        Raises:
+            FrameIndexError: an index is beyond the ends.
+            TimestampOutsideToleranceError: a window meets a hole in time.
+        """
+        slots = self._slots(indices)
+        store = self._need_store()
+        arrays, masks = gather(store, slots, self.data_keys, self._windows)
+        batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype)
+        if self.image_transform is not None:
+            transform_images(batch, self.camera_keys, self.image_transform)
+        return batch
+
+    def _slots(self, indices: Sequence[int] | Ints) -> Ints:
+        length = len(self)
+        slots = as_indices(indices, length)
+        if isinstance(slots, int):
+            raise FrameIndexError(f"index {slots} is beyond the ends: the dataset has {length} frames")
+        return slots if self._chosen is None else self._chosen[slots]
+
+    def get_episode(self, episode_index: int) -> dict[str, Any]:
+        """Return one episode as arrays (frames, *shape), images as uint8 channel-last, strings as lists of str.
+
+        Of an episode that a ring has begun to overwrite, what survives.
+
+        Raises:
+            EpisodeNotFoundError: the dataset does not hold it (any more).
+        """
+        store = self._need_store()
+        slots = episode_slots(store, episode_index)
+        if slots is None or (self._episodes is not None and episode_index not in self._episodes):
+            held = self.get_unique_episode_indices()
+            span = f"{held[0]} to {held[-1]}" if len(held) else "none"
+            raise EpisodeNotFoundError(
+                f"episode {episode_index} is not in the dataset, which holds {len(held)} episodes: {span}"
+            )
+        arrays, _ = gather(store, slots, self.data_keys, Windows({}))
+        return {key: self._given(store, key, array) for key, array in arrays.items()}
+
+    def get_data_by_key(self, key: str) -> Any:
+        """Return all frames of a key as an array (frames, *shape), row i belonging to `dataset[i]`.
+
+        Raises:
+            UnknownKeyError: the dataset has no such key.
+            InvalidArgumentError: the key is a camera whose frames would all have to be decoded.
+        """
+        store = self._need_store()
+        if key not in store.manifest.keys:
+            raise UnknownKeyError(f"no key {key!r}; the dataset has {self.data_keys}")
+        if store.manifest.keys[key].needs_decoding:
+            raise InvalidArgumentError(
+                f"{key!r} is stored as {store.manifest.keys[key].to_dict()['stored']}: this would decode the whole "
+                "dataset; read frames by index, or import with decode_images=True"
+            )
+        slots = np.arange(store.state.frames) if self._chosen is None else self._chosen
+        arrays, _ = gather(store, slots, [key], Windows({}))
+        return self._given(store, key, arrays[key])
+
+    @staticmethod
+    def _given(store: Store, key: str, array: NDArray[Any]) -> Any:
+        spec = store.manifest.keys[key]
+        if spec.is_string:
+            return [store.strings[code] for code in array.tolist()]
+        return array.astype(spec.item_dtype, copy=False)
+
+    def get_unique_episode_indices(self) -> Ints:
+        """Return the numbers of the episodes of which at least one frame is readable, ascending."""
+        store = self._opening.store()
+        if store is None:
+            return np.zeros(0, np.int64)
+        store.refresh()
+        numbers: Ints = np.sort(store.table.rows["episode_index"][store.table.live])
+        return numbers if self._episodes is None else np.intersect1d(numbers, self._episodes)
+
+    @property
+    def episode_data_index(self) -> dict[str, Ints]:
+        """Where each episode stands: `dataset[from[k]]` to `dataset[to[k] - 1]`, as in LeRobot; oldest first."""
+        store = self._opening.store()
+        if store is None:
+            return {"from": np.zeros(0, np.int64), "to": np.zeros(0, np.int64)}
+        store.refresh()
+        return episode_ranges(store, self._episodes)
+
+    @property
+    def stats(self) -> dict[str, KeyStats]:
+        """Mean, standard deviation, minimum, maximum and count of each numeric key; of cameras from sampled frames."""
+        store = self._need_store()
+        store.refresh()
+        if self._stats is None or self._stats[0] != store.state.generation:
+            self._stats = (store.state.generation, statistics(store, self._chosen))
+        return self._stats[1]
+
+    # Windows
+
+    @property
+    def delta_timestamps(self) -> dict[str, NDArray[np.float64]] | None:
+        return self._delta_timestamps
+
+    def set_delta_timestamps(self, delta_timestamps: DeltaTimestamps | None, *, on_hole: OnHole = "raise") -> None:
+        """Choose the frames (offsets in s) that each key gives around a frame.
+
+        Args:
+            delta_timestamps: {key: [seconds, …]}; None: single frames.
+            on_hole: What to do where an irregular episode has no frame near a wanted time: "raise", at once if
+                the dataset holds such an episode; take the "nearest" frame; or take it and mark it as "pad".
+
+        Raises:
+            UnknownKeyError: a key that the dataset does not have.
+            InvalidArgumentError: offsets that are not finite numbers, or that no frame matches.
+            TimestampOutsideToleranceError: an episode has a hole in time.
+        """
+        store = self._opening.store()
+        if store is not None:
+            windows = parse_windows(delta_timestamps, self.data_keys, store.manifest.fps, on_hole)
+            check_windows(windows, store)
+            self._windows = windows
+        self._on_hole: OnHole = on_hole
+        self._delta_timestamps = (
+            {key: np.asarray(seconds, np.float64) for key, seconds in delta_timestamps.items()}
+            if delta_timestamps
+            else None
+        )
+
+    # Writing
+
+    def add_episodes(self, data: Mapping[str, Any], no_flush: bool = False) -> None:
+        """Add one or more episodes; each is committed on its own, in order.
+
+        Args:
+            data: {key: array (frames, *shape)}; images uint8, channel-last; strings as a list of str or one str.
+                `episode_index` tells episodes apart (left out: one episode), `timestamp` (s) may be left out.
+            no_flush: Do not wait until the data would survive a power cut; it survives a kill all the same.
+
+        Raises:
+            InvalidEpisodeError: the data cannot be stored as it is; nothing of that episode was.
+            CapacityError: it does not fit. DiskSpaceError: the disk is full. DatasetLockedError: another writer.
+        """
+        for added, episode in enumerate(split_episodes(data)):
+            check_cameras(episode, self._opening.asked_mode)
+            try:
+                self._opening.add(episode)
+            except RoboreelError as error:
+                if added:
+                    error.add_note(f"{added} episodes before it were added and stay")
+                raise
+            if not added and self._windows.deltas.keys() != (self._delta_timestamps or {}).keys():
+                self.set_delta_timestamps(self._delta_timestamps, on_hole=self._on_hole)
+        if not no_flush:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until everything that was added would survive a power cut."""
+        self._opening.flush()
+
+    def close(self) -> None:
+        """Flush, and let go of the writer's lock and the files; reading on opens them again."""
+        self._opening.close()
+
+    def reload(self) -> None:
+        """Open the directory anew, taking what another process changed."""
+        self._opening.reopen()
+        self._after_opening()
+
+    def __enter__(self) -> LeRobotDatasetV2:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _after_opening(self) -> None:
+        if self._episodes is not None:
+            self._chosen = chosen_slots(self._need_store(), self._episodes)
+
+    def _need_store(self) -> Store:
+        store = self._opening.store()
+        if store is None:
+            raise FrameIndexError(f"{self.storage_dir} holds no episode yet; add one with add_episodes")
+        return store

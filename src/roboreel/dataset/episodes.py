@@ -1,0 +1,72 @@
+"""Episodes of an open store: their slots, a choice of them, statistics over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.dataset.reading import Windows, gather
+from roboreel.errors import EpisodeNotFoundError, InvalidArgumentError
+from roboreel.stats import KeyStats, RunningImageStats, RunningStats
+from roboreel.store import Store
+
+Ints = NDArray[np.int64]
+
+_BLOCK_BYTES = 16 << 20
+_SAMPLED_IMAGES = 1000
+"""So many frames of a camera, evenly spread, tell its mean and spread to far better than a policy can notice."""
+
+
+def episode_slots(store: Store, episode_index: int) -> Ints | None:
+    """Return the surviving slots of an episode in order, or None where the dataset does not hold it."""
+    store.refresh()
+    table = store.table
+    row = table.live[table.rows["episode_index"][table.live] == episode_index]
+    if not len(row):
+        return None
+    return np.arange(table.live_starts[row[0]], table.stops[row[0]])
+
+
+def chosen_slots(store: Store, episodes: Sequence[int]) -> Ints:
+    """Return the slots of the chosen episodes, in the order in which they were given."""
+    if store.manifest.ring:
+        raise InvalidArgumentError("episodes= cannot choose from a ring, whose episodes are overwritten; leave it out")
+    if len(set(episodes)) != len(episodes):
+        raise InvalidArgumentError(f"episodes={list(episodes)} names an episode twice")
+    found = {episode: episode_slots(store, episode) for episode in episodes}
+    if missing := [episode for episode, slots in found.items() if slots is None]:
+        held = len(store.table.live)
+        raise EpisodeNotFoundError(f"episodes {missing[:10]} are not in the dataset, which holds {held} episodes")
+    return np.concatenate([np.zeros(0, np.int64), *(slots for slots in found.values() if slots is not None)])
+
+
+def episode_ranges(store: Store, episodes: Sequence[int] | None) -> dict[str, Ints]:
+    """Return the first index of each readable episode, and the one after its last."""
+    table = store.table
+    starts, stops = table.live_starts[table.live], table.stops[table.live]
+    if episodes is None:
+        return {"from": starts.copy(), "to": stops}
+    numbers = table.rows["episode_index"][table.live]
+    order = [int(np.flatnonzero(numbers == episode)[0]) for episode in episodes]
+    ends = np.cumsum((stops - starts)[order], dtype=np.int64)
+    return {"from": ends - (stops - starts)[order], "to": ends}
+
+
+def statistics(store: Store, chosen: Ints | None) -> dict[str, KeyStats]:
+    """Return statistics of all numeric keys; of cameras from frames spread evenly over the dataset."""
+    slots = np.arange(store.state.frames) if chosen is None else chosen
+    stats: dict[str, KeyStats] = {}
+    for key, spec in store.manifest.keys.items():
+        if spec.is_string:
+            continue
+        running = RunningImageStats(spec.shape[-1]) if spec.is_camera else RunningStats()
+        step = max(1, len(slots) // _SAMPLED_IMAGES) if spec.is_camera else 1
+        wanted = slots[::step]
+        block = max(1, _BLOCK_BYTES // max(1, spec.frame_bytes))
+        for start in range(0, len(wanted), block):
+            arrays, _ = gather(store, wanted[start : start + block], [key], Windows({}))
+            running.add(arrays[key])
+        stats[key] = running.result()
+    return stats

@@ -1,0 +1,96 @@
+"""What `add_episodes` is given, taken apart into episodes for the store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.errors import InvalidEpisodeError
+from roboreel.schema import EPISODE_INDEX_KEY, IMAGE_KEY_PREFIX, LeRobotDatasetV2ImageMode
+from roboreel.store import ArrayFrames, Episode
+
+
+def split_episodes(data: Mapping[str, Any]) -> Iterator[Episode]:
+    """Yield one `Episode` for each run of equal `episode_index`; a single one where that key is left out.
+
+    Raises:
+        InvalidEpisodeError: what was given is not arrays of equal length; nothing was stored.
+    """
+    arrays = {key: _as_array(key, value) for key, value in data.items()}
+    lengths = {key: len(array) for key, array in arrays.items() if array.ndim}
+    if not lengths:
+        raise InvalidEpisodeError("no data was given; give {key: array of (frames, *shape)}")
+    if wrong := sorted(key for key, array in arrays.items() if not array.ndim and array.dtype.kind != "U"):
+        raise InvalidEpisodeError(f"the keys {wrong} are single values; give one for each frame")
+    if len(set(lengths.values())) > 1:
+        raise InvalidEpisodeError(f"the keys have different numbers of frames: {lengths}")
+    length = next(iter(lengths.values()))
+    arrays = {key: array if array.ndim else np.full(length, array) for key, array in arrays.items()}
+    for key, array in arrays.items():
+        if key.startswith(IMAGE_KEY_PREFIX):
+            _check_images(key, array)
+    for start, stop in _runs(arrays.get(EPISODE_INDEX_KEY), length):
+        yield _episode({key: array[start:stop] for key, array in arrays.items()}, stop - start)
+
+
+def _as_array(key: str, value: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # tensors on a GPU, ragged lists, …
+        raise InvalidEpisodeError(f"{key!r} cannot be made a numpy array: {error}") from error
+    if array.dtype.kind == "O" and array.ndim and all(isinstance(text, str) for text in array.reshape(-1)):
+        array = array.astype(str)
+    if array.dtype.kind not in "biufU":
+        raise InvalidEpisodeError(
+            f"{key!r} has dtype {array.dtype}, which cannot be stored; booleans, integers, floats and strings can"
+        )
+    return array
+
+
+def _check_images(key: str, array: NDArray[Any]) -> None:
+    is_image = array.ndim == 4 and array.dtype == np.uint8 and array.shape[-1] in (1, 3, 4)
+    if not is_image or min(array.shape[1:3]) < array.shape[-1]:
+        raise InvalidEpisodeError(
+            f"{key!r} begins with {IMAGE_KEY_PREFIX!r} and must hold images: uint8 of shape (frames, height, width, "
+            f"channels), channels last; it is {array.dtype} of shape {array.shape}"
+        )
+
+
+def _runs(episode_index: NDArray[Any] | None, length: int) -> list[tuple[int, int]]:
+    if episode_index is None:
+        return [(0, length)]
+    if episode_index.ndim != 1:
+        raise InvalidEpisodeError(f"{EPISODE_INDEX_KEY!r} has shape {episode_index.shape}; give one number a frame")
+    cuts = np.flatnonzero(np.diff(episode_index)) + 1
+    edges = [0, *cuts.tolist(), length]
+    runs = list(itertools.pairwise(edges))
+    numbers = [int(episode_index[start]) for start, stop in runs if start < stop]
+    if again := sorted({number for number in numbers if numbers.count(number) > 1}):
+        raise InvalidEpisodeError(f"the frames of the episodes {again[:5]} do not stand together; sort by episode")
+    return runs
+
+
+def _episode(arrays: Mapping[str, NDArray[Any]], length: int) -> Episode:
+    return Episode(
+        length=length,
+        columns={
+            key: array
+            for key, array in arrays.items()
+            if array.dtype.kind != "U" and not key.startswith(IMAGE_KEY_PREFIX)
+        },
+        strings={key: array.tolist() for key, array in arrays.items() if array.dtype.kind == "U"},
+        cameras={key: ArrayFrames(array) for key, array in arrays.items() if key.startswith(IMAGE_KEY_PREFIX)},
+    )
+
+
+def check_cameras(episode: Episode, asked: LeRobotDatasetV2ImageMode | None) -> None:
+    """Refuse an episode without images where `png` or `video` was asked for by name."""
+    if asked is not None and LeRobotDatasetV2ImageMode.needs_decoding(asked) and not episode.cameras:
+        raise InvalidEpisodeError(
+            f"image_mode={asked.value!r} was asked for and the episode has no key that begins with "
+            f"{IMAGE_KEY_PREFIX!r}; add images, or leave image_mode out"
+        )

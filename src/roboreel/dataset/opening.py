@@ -1,0 +1,182 @@
+"""One directory and what was asked of it: opened when it is there, made by the first episode, followed, let go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from roboreel.errors import (
+    CapacityError,
+    InvalidArgumentError,
+    NotADatasetError,
+    ReadOnlyError,
+    RoboreelError,
+    StorageDirCorruptError,
+)
+from roboreel.schema import LeRobotDatasetV2ImageMode, parse_image_mode
+from roboreel.store import Episode, Manifest, Store, Writer, find_problems, infer_keys, is_dataset
+
+
+class Opening:
+    """What the constructor was given, checked against what is stored; the open store and writer behind it.
+
+    Pickles as what was given: another process opens the directory for itself.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        fps: float | None,
+        buffer_capacity: int | None,
+        ring: bool | None,
+        image_mode: LeRobotDatasetV2ImageMode | str | None,
+        *,
+        readonly: bool,
+    ) -> None:
+        self.root = root
+        self.fps = fps
+        self.asked_mode = None if image_mode is None else parse_image_mode(image_mode)
+        self._capacity = buffer_capacity
+        self._ring = ring
+        self._readonly = readonly
+        self._store: Store | None = None
+        self._writer: Writer | None = None
+        self._check_arguments()
+        if self.store() is None:
+            self._check_new()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_store": None, "_writer": None}
+
+    def _check_arguments(self) -> None:
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise InvalidArgumentError(f"fps={self.fps!r}; a positive number of frames a second would do")
+        capacity = self._capacity
+        if capacity is not None and (type(capacity) is not int or capacity <= 0):
+            raise InvalidArgumentError(f"buffer_capacity={capacity!r}; a positive number of frames would do")
+
+    def _check_new(self) -> None:
+        if self._readonly:
+            raise NotADatasetError(f"{self.root} holds no dataset, so there is nothing to read; leave readonly out")
+        if self.root.exists() and not self.root.is_dir():
+            raise InvalidArgumentError(f"storage_dir {self.root} is a file; give a directory")
+        if self._ring and self._capacity is None:
+            raise CapacityError("use_as_fifo_buffer=True needs buffer_capacity, in frames")
+        if self.fps is None:
+            raise InvalidArgumentError(f"{self.root} holds no dataset yet; a new one needs fps, frames a second")
+
+    # Opening
+
+    def store(self) -> Store | None:
+        """Return the open store, or None while there is no dataset in the directory."""
+        if self._store is None and is_dataset(self.root):
+            store = Store.open(self.root)
+            self._check_stored(store)
+            self._store = store
+            if self._capacity is not None and not self._readonly:
+                self._take_capacity(store, self._capacity)
+        return self._store
+
+    def _check_stored(self, store: Store) -> None:
+        manifest, capacity = store.manifest, store.state.capacity
+        if self.fps is not None and self.fps != manifest.fps:
+            raise InvalidArgumentError(
+                f"fps={self.fps:g}, but {self.root} was made with {manifest.fps:g}; leave it out"
+            )
+        if self._ring is not None and self._ring != manifest.ring:
+            raise InvalidArgumentError(
+                f"use_as_fifo_buffer={self._ring}, but {self.root} was made with {manifest.ring}; leave it out"
+            )
+        if self._capacity is not None and self._capacity < capacity:
+            raise CapacityError(
+                f"buffer_capacity={self._capacity} is less than the {capacity} frames for which {self.root} has room; "
+                "storage cannot shrink: leave it out, or give more"
+            )
+        stored = {spec.image_mode for spec in manifest.keys.values() if spec.image_mode is not None}
+        if self.asked_mode is not None and stored and stored != {self.asked_mode}:
+            modes = ", ".join(sorted(repr(mode.value) for mode in stored))
+            raise InvalidArgumentError(
+                f"image_mode={self.asked_mode.value!r}, but the cameras of {self.root} are stored as {modes}; "
+                "leave image_mode out"
+            )
+
+    def _take_capacity(self, store: Store, capacity: int) -> None:
+        if capacity > store.state.capacity or not store.manifest.fixed_capacity:
+            self._need_writer().fix_capacity(capacity)
+
+    # Writing
+
+    def add(self, episode: Episode) -> None:
+        """Commit one episode, making the dataset if there is none yet."""
+        if self.store() is not None:
+            self._need_writer().add(episode)
+            return
+        self._check_writable()
+        assert self.fps is not None
+        mode = self.asked_mode or LeRobotDatasetV2ImageMode.VIDEO
+        manifest = Manifest(
+            fps=self.fps,
+            keys=infer_keys(episode, dict.fromkeys(episode.cameras, mode)),
+            capacity=self._capacity or episode.length,
+            fixed_capacity=self._capacity is not None,
+            ring=bool(self._ring),
+        )
+        self._writer = Writer.create(self.root, manifest, episode)
+        self._store = self._writer.store
+
+    def _check_writable(self) -> None:
+        if self._readonly:
+            raise ReadOnlyError(f"{self.root} was opened with readonly=True; open it without to change it")
+
+    def _need_writer(self) -> Writer:
+        self._check_writable()
+        if self._writer is None:
+            if self._store is not None:
+                self._store.close()
+            self._store = None
+            self._writer = Writer.open(self.root)
+            self._store = self._writer.store
+        return self._writer
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Let go of everything; the next `store()` opens again."""
+        writer, store = self._writer, self._store
+        self._writer = self._store = None
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            if store is not None:
+                store.close()
+
+    def reopen(self) -> None:
+        self.close()
+        self.store()
+
+
+def check_storage(root: Path, image_mode: LeRobotDatasetV2ImageMode | str | None) -> None:
+    """Raise `StorageDirCorruptError` where the directory is no whole dataset, or its cameras are stored otherwise."""
+    try:
+        store = Store.open(root)
+    except StorageDirCorruptError:
+        raise
+    except RoboreelError as error:
+        raise StorageDirCorruptError(str(error)) from error
+    try:
+        problems = find_problems(store)
+        if image_mode is not None:
+            asked = parse_image_mode(image_mode)
+            problems += [
+                f"{key!r} is stored as {spec.image_mode.value!r}, not as {asked.value!r}"
+                for key, spec in store.manifest.keys.items()
+                if spec.image_mode is not None and spec.image_mode is not asked
+            ]
+    finally:
+        store.close()
+    if problems:
+        shown = "\n".join(problems[:20])
+        raise StorageDirCorruptError(f"{root} has {len(problems)} problems:\n{shown}")

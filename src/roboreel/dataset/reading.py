@@ -1,0 +1,134 @@
+"""Batches of windows as arrays: which frames, one gather a key, nothing mixed by a writer in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.errors import InvalidArgumentError, TimestampOutsideToleranceError, UnknownKeyError
+from roboreel.schema import TIMESTAMP_KEY
+from roboreel.store import Store, Touched
+from roboreel.windows import Deltas, integer_windows, parse_deltas, time_windows, tolerance_s
+
+Ints = NDArray[np.int64]
+Arrays = dict[str, NDArray[Any]]
+OnHole = Literal["raise", "nearest", "pad"]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The offsets asked for each key, parsed for one frame rate."""
+
+    deltas: Mapping[str, Deltas]
+    on_hole: OnHole = "raise"
+
+    def __post_init__(self) -> None:
+        if self.on_hole not in ("raise", "nearest", "pad"):
+            raise InvalidArgumentError(f"on_hole={self.on_hole!r}; 'raise', 'nearest' and 'pad' would do")
+
+
+def parse_windows(
+    delta_timestamps: Mapping[str, Sequence[float] | NDArray[np.float64]] | None,
+    keys: Sequence[str],
+    fps: float,
+    on_hole: OnHole,
+) -> Windows:
+    """Parse `{key: [seconds, …]}`; refuse keys that the dataset does not have."""
+    if not delta_timestamps:
+        return Windows({}, on_hole)
+    if unknown := sorted(set(delta_timestamps) - set(keys)):
+        raise UnknownKeyError(f"delta_timestamps has the keys {unknown}; the dataset has {sorted(keys)}")
+    return Windows({key: parse_deltas(key, seconds, fps) for key, seconds in delta_timestamps.items()}, on_hole)
+
+
+def check_windows(windows: Windows, store: Store) -> None:
+    """Refuse at once what would be refused, or would be all padding, in the middle of training.
+
+    Raises:
+        TimestampOutsideToleranceError: an episode has a hole in time; the message names it.
+        InvalidArgumentError: no frame of any episode could ever match an offset asked for.
+    """
+    if not windows.deltas or not len(store.table.live):
+        return
+    table, fps = store.table, store.manifest.fps
+    rows = table.rows[table.live]
+    irregular = ~table.integer_windows_of(table.live)
+    holes = rows["episode_index"][irregular & (rows["max_gap"] > 2 * tolerance_s(fps))].tolist()
+    if holes and windows.on_hole == "raise":
+        shown = ", ".join(map(str, holes[:10])) + (", …" if len(holes) > 10 else "")
+        raise TimestampOutsideToleranceError(
+            f"{len(holes)} episodes have neighbouring frames over {2 * tolerance_s(fps):.4g} s apart, at {fps:g} Hz: "
+            f"{shown}; type set_delta_timestamps(…, on_hole='nearest') or 'pad' to take them all the same"
+        )
+    if store.manifest.ring or np.any(irregular):
+        return  # longer episodes may come; and irregular ones may last longer than their frames count
+    longest = int(rows["length"].max())
+    for key, deltas in windows.deltas.items():
+        if np.all(np.abs(deltas.offsets) >= longest):
+            raise InvalidArgumentError(
+                f"delta_timestamps[{key!r}]={deltas.seconds.tolist()} s matches no frame: the longest episode has "
+                f"{longest} frames ({longest / fps:g} s at {fps:g} Hz); offsets are seconds, not frames"
+            )
+
+
+def gather(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[Arrays, Arrays]:
+    """Return the keys' arrays, (B, *shape) or (B, T, *shape), and the padding masks (B, T) of the windowed ones."""
+    return store.read(lambda: _attempt(store, slots, keys, windows))
+
+
+def _attempt(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[tuple[Arrays, Arrays], Touched]:
+    slots = store.surviving(slots)
+    rows, words = store.rows_of(slots)
+    single = store.frames_at(slots, rows)
+    made: dict[bytes, tuple[Any, NDArray[np.bool_]]] = {}  # keys with the same offsets take the same frames
+    touched = [(slots, words)]
+    arrays: Arrays = {}
+    masks: Arrays = {}
+    for key in keys:
+        spec = store.manifest.keys[key]
+        if key not in windows.deltas:
+            arrays[key] = np.empty((len(slots), *spec.shape), spec.dtype)
+            store.columns[key].read(single, arrays[key])
+            continue
+        deltas = windows.deltas[key]
+        if deltas.signature not in made:
+            wanted, is_pad = _window_slots(store, slots, rows, deltas, windows.on_hole)
+            flat = wanted.reshape(-1)
+            flat_words = store.words_of(flat, np.repeat(rows, len(deltas)))
+            made[deltas.signature] = (store.frames_at(flat, np.repeat(rows, len(deltas))), is_pad)
+            touched.append((flat, flat_words))
+        frames, is_pad = made[deltas.signature]
+        out = np.empty((len(frames.slots), *spec.shape), spec.dtype)
+        store.columns[key].read(frames, out)
+        arrays[key] = out.reshape(len(slots), len(deltas), *spec.shape)
+        masks[key] = is_pad.copy()
+    return (arrays, masks), Touched(*(np.concatenate(part) for part in zip(*touched, strict=True)))
+
+
+def _window_slots(
+    store: Store, slots: Ints, rows: Ints, deltas: Deltas, on_hole: OnHole
+) -> tuple[Ints, NDArray[np.bool_]]:
+    table = store.table
+    lo, hi = table.live_starts[rows], table.stops_of(rows)
+    if table.integer_windows:
+        return integer_windows(slots, lo, hi, deltas)
+    taken, is_pad = integer_windows(slots, lo, hi, deltas)
+    odd = ~table.integer_windows_of(rows)
+    if not np.any(odd):
+        return taken, is_pad
+    times = store.memmap(TIMESTAMP_KEY)
+    taken[odd], is_pad[odd], hole = time_windows(times.__getitem__, slots[odd], lo[odd], hi[odd], deltas)
+    if np.any(hole) and on_hole == "raise":
+        at = int(np.argmax(np.any(hole, axis=1)))
+        episode = int(table.rows["episode_index"][rows[odd][at]])
+        raise TimestampOutsideToleranceError(
+            f"episode {episode}: no frame within {deltas.tolerance_s:.4g} s of a time asked for around "
+            f"{float(times[slots[odd][at]]):.4g} s; type set_delta_timestamps(…, on_hole='nearest') or 'pad' to take it"
+        )
+    if on_hole == "pad":
+        is_pad[odd] |= hole
+    return taken, is_pad

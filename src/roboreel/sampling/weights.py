@@ -1,0 +1,77 @@
+"""Weights for drawing from an offline dataset and a replay buffer in a given ratio."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel._optional import require
+from roboreel.dataset import LeRobotDatasetV2
+from roboreel.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def compute_sampler_weights(
+    offline_dataset: LeRobotDatasetV2,
+    offline_drop_n_last_frames: int = 0,
+    online_dataset: LeRobotDatasetV2 | None = None,
+    online_sampling_ratio: float | None = None,
+    online_drop_n_last_frames: int = 0,
+) -> Tensor:
+    """Return a weight for each frame of [offline; online], summing to 1: a float64 tensor (len + len,).
+
+    The frames of the online dataset together weigh `online_sampling_ratio`, the offline ones the rest; the last n of
+    each episode weigh nothing. Where all would weigh nothing, all weigh the same. For
+    `torch.utils.data.WeightedRandomSampler` over `ConcatDataset([offline, online])`.
+
+    Two episodes of 2 frames, and one online of 3 of which the last is dropped:
+
+        compute_sampler_weights(offline, 0, online, 0.5, 1)  ->  [1/8, 1/8, 1/8, 1/8, 1/4, 1/4, 0]
+
+    Raises:
+        InvalidArgumentError: both datasets are empty; only one of online dataset and ratio is given; the ratio is
+            not in [0, 1].
+    """
+    torch = require("torch", extra="torch", purpose="sampler weights")
+    if (online_dataset is None) != (online_sampling_ratio is None):
+        raise InvalidArgumentError("online_dataset and online_sampling_ratio go together; give both or neither")
+    if online_sampling_ratio is not None and not 0 <= online_sampling_ratio <= 1:
+        raise InvalidArgumentError(f"online_sampling_ratio={online_sampling_ratio}; a number from 0 to 1 would do")
+    ratio = online_sampling_ratio or 0.0
+    parts = [_weights(offline_dataset, offline_drop_n_last_frames, 1 - ratio)]
+    if online_dataset is not None:
+        parts.append(_weights(online_dataset, online_drop_n_last_frames, ratio))
+    weights = np.concatenate(parts)
+    if not len(weights):
+        raise InvalidArgumentError("both datasets are empty; at least one must hold an episode")
+    total = weights.sum()
+    weights = weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
+    tensor: Tensor = torch.from_numpy(weights)
+    return tensor
+
+
+def _weights(dataset: LeRobotDatasetV2, drop_n_last_frames: int, share: float) -> NDArray[np.float64]:
+    """Spread `share` evenly over the frames that may be drawn."""
+    if drop_n_last_frames < 0:
+        raise InvalidArgumentError(f"cannot drop the last {drop_n_last_frames} frames; 0 or more would do")
+    ranges = dataset.episode_data_index
+    drawable = in_ranges(len(dataset), ranges["from"], ranges["to"] - drop_n_last_frames)
+    count = np.count_nonzero(drawable)
+    return drawable * (share / count) if count else np.zeros(len(dataset))
+
+
+def in_ranges(length: int, starts: NDArray[Any], stops: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which of `length` indices lie in one of the disjoint ranges; those that end before they start are empty.
+
+    >>> in_ranges(6, np.array([0, 4]), np.array([2, 3])).tolist()
+    [True, True, False, False, False, False]
+    """
+    full = stops > starts
+    steps = np.zeros(length + 1, np.int64)
+    np.add.at(steps, starts[full], 1)
+    np.add.at(steps, stops[full], -1)
+    return np.cumsum(steps[:-1]) > 0
