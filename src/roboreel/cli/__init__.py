@@ -1,0 +1,5 @@
+"""The command `roboreel`."""
+
+from roboreel.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,62 @@
+"""Find the command that was typed, run it, and end with one line where something is wrong.
+
+A command's module is imported when it is called: `roboreel info` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+
+from roboreel import __version__
+from roboreel.errors import RoboreelError, RoboreelWarning
+
+COMMANDS = {
+    "import": ("roboreel.cli.importing", "take a LeRobot folder (v2.0, v2.1, v3.0) in as a roboreel dataset"),
+    "info": ("roboreel.cli.info", "show what a dataset holds"),
+    "train": ("roboreel.cli.training", "train a policy on a dataset"),
+    "eval": ("roboreel.cli.evaluating", "roll a trained policy out in its environment"),
+}
+"""Name → module with a function `run(arguments)`, and what it does."""
+
+USAGE_ERROR, FAILURE = 2, 1
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `roboreel COMMAND …`; exits with 0, 1 where the command failed, or 2 where it was typed wrongly."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return
+    if arguments[0] in ("-V", "--version"):
+        print(f"roboreel {__version__}")
+        return
+    if arguments[0] not in COMMANDS:
+        print(f"roboreel: there is no command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
+    module, _ = COMMANDS[arguments[0]]
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", RoboreelWarning)
+    try:
+        importlib.import_module(module).run(arguments[1:])
+    except RoboreelError as error:
+        notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
+        print(f"roboreel {arguments[0]}: {error}{notes}", file=sys.stderr)
+        sys.exit(FAILURE)
+    except KeyboardInterrupt:
+        print(f"\nroboreel {arguments[0]}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `roboreel info DIR | head`
+        sys.stderr.close()
+        sys.exit(FAILURE)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
+    return "usage: roboreel COMMAND [options]\n\n" + "\n".join(lines) + "\n\nroboreel COMMAND --help shows its options."
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"warning: {message}" if category is RoboreelWarning else f"{category.__name__}: {message}", file=sys.stderr)

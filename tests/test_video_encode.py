@@ -1,0 +1,113 @@
+"""What goes into the encoder comes out of the file: as many frames, at their times, and near to the pixels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from roboreel.columns.decode import decode_range
+from roboreel.columns.encode import EncodeOptions, encode_video
+from roboreel.columns.frame_table import FrameTable
+from roboreel.errors import InvalidArgumentError, StorageError
+from tests.video_files import painted_frames, read_numbers
+
+
+def decoded(path: Path, n: int) -> NDArray[np.uint8]:
+    return np.concatenate(list(decode_range(path, 0, n, block=16)))
+
+
+OPTIONS = {
+    "default": EncodeOptions(),
+    "av1-gop30": EncodeOptions(gop=30, crf=40, preset="10"),
+    "h264": EncodeOptions(codec="h264"),
+    "h264-gop250": EncodeOptions(codec="h264", gop=250, preset="veryfast"),
+    "h264-yuv444p": EncodeOptions(codec="h264", pix_fmt="yuv444p", gop=1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_frames_come_back_in_order_and_near(tmp_path: Path, name: str) -> None:
+    frames, options = painted_frames(range(500, 537)), OPTIONS[name]
+    table = encode_video(tmp_path / "a.mp4", [frames[:20], frames[20:21], frames[21:]], fps=10, options=options)
+    assert table == FrameTable.from_video(tmp_path / "a.mp4")
+    np.testing.assert_array_equal(table.times, np.arange(37) / 10)
+    assert np.diff(table.keys, append=37).max() <= options.gop
+    assert (table.codec, table.pix_fmt, table.shape) == (options.codec, options.pix_fmt, frames.shape[1:])
+    out = decoded(tmp_path / "a.mp4", 37)
+    assert read_numbers(out) == list(range(500, 537))
+    assert np.abs(out.astype(int) - frames).mean() < 12  # chroma of hard colour edges; the wrong frame is beyond 40
+
+
+def test_default_is_what_lerobot_writes(tmp_path: Path) -> None:
+    table = encode_video(tmp_path / "a.mp4", [painted_frames(range(6))], fps=30)
+    assert (table.codec, table.pix_fmt, table.key.tolist()) == ("av1", "yuv420p", [True, False] * 3)
+
+
+@pytest.mark.parametrize("fps", [1, 5, 29.97, 30000 / 1001, 50.0, 120, 0.5, 12.5])
+def test_frame_k_is_at_k_over_fps(tmp_path: Path, fps: float) -> None:
+    table = encode_video(tmp_path / "a.mp4", [painted_frames(range(9))], fps=fps, options=EncodeOptions(codec="h264"))
+    np.testing.assert_allclose(table.times, np.arange(9) / fps, rtol=1e-5)
+    assert table.nearest_all(np.arange(9) / fps).tolist() == list(range(9))
+
+
+@pytest.mark.parametrize(("height", "width"), [(65, 97), (84, 84), (64, 161)])
+@pytest.mark.parametrize("options", [EncodeOptions(), EncodeOptions(codec="h264", pix_fmt="yuv444p")])
+def test_any_size(tmp_path: Path, height: int, width: int, options: EncodeOptions) -> None:
+    frames = painted_frames(range(5), height, width)
+    assert encode_video(tmp_path / "a.mp4", [frames], fps=10, options=options).shape == (height, width, 3)
+    assert read_numbers(decoded(tmp_path / "a.mp4", 5)) == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "says"),
+    [
+        ([], "at least one frame"),
+        ([np.zeros((0, 64, 96, 3), np.uint8)], "at least one frame"),
+        ([np.zeros((2, 64, 96, 3), np.float32)], r"must be uint8 \(k, height, width, 3\).*float32"),
+        ([np.zeros((2, 3, 64, 96), np.uint8)], r"got uint8 \(2, 3, 64, 96\)"),
+        ([np.zeros((2, 64, 96, 3), np.uint8), np.zeros((2, 64, 98, 3), np.uint8)], r"got uint8 \(2, 64, 98, 3\)"),
+        ([np.zeros((2, 65, 96, 3), np.uint8)], r"96x65: take codec='av1', or pix_fmt='yuv444p'"),
+    ],
+    ids=["none", "empty", "float", "channels-first", "two-sizes", "odd"],
+)
+def test_refused_frames_leave_no_file(tmp_path: Path, blocks: list[Any], says: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        encode_video(tmp_path / "a.mp4", blocks, fps=10, options=EncodeOptions(codec="h264"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"codec": "vp9"}, "video codec 'vp9' is none of"),
+        ({"pix_fmt": "yuv444p"}, r"'yuv444p' cannot be written as av1; these can: \('yuv420p',\)"),
+        ({"gop": 0}, "gop=0 must be at least 1"),
+        ({"codec": "h264", "crf": 60}, "crf=60 from 0 to 51"),
+    ],
+)
+def test_refused_options(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=says):
+        EncodeOptions(**options)
+
+
+def test_where_no_file_can_be(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"a\.mp4: the video could not be written \(No such file"):
+        encode_video(tmp_path / "no" / "a.mp4", [painted_frames([1])], fps=10)
+
+
+def test_encoders_say_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np; from roboreel.columns.encode import *\n"
+        "for codec in ('av1', 'h264'):\n"
+        "    frames = np.zeros((5, 64, 96, 3), np.uint8)\n"
+        "    encode_video(sys.argv[1] + codec, [frames], fps=10, options=EncodeOptions(codec=codec))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.mp4")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
