@@ -134,3 +134,12 @@ class TestBadFiles:
             file.write(b"\0" * (size - size * 2 // 3))
         with pytest.raises(VideoError, match=r"a.mp4: damaged: the packet of frame \d+ is zeros"):
             FrameTable.from_video(path)
+
+
+def test_a_codec_that_nobody_knows_is_one_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", range(4), options=X264_B)
+    data = path.read_bytes()
+    assert b"avc1" in data
+    path.write_bytes(data.replace(b"avc1", b"zzzz"))
+    with pytest.raises(VideoError, match=r"v\.mp4: .*(codec|video)"):
+        FrameTable.from_video(path)

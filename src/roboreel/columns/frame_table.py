@@ -192,6 +192,8 @@ def _read_packets(container: InputContainer, source: str) -> FrameTable:
     if not container.streams.video:
         raise VideoError(f"{source}: has no video stream (cut short, or not a video)")
     stream = container.streams.video[0]
+    if stream.codec_context is None:  # PyAV's types say it never is; a damaged header makes it so
+        raise VideoError(f"{source}: its video is in no codec that this FFmpeg knows (damaged?); encode it anew")
     # an MP4 index is whole after opening (edit lists applied), others grow while reading; PyAV shows it from 17 on
     promised = len(getattr(stream, "index_entries", ())) if "mp4" in container.format.name else 0
     codec = stream.codec_context.codec.canonical_name

@@ -35,7 +35,7 @@ def to_tensors(
     for key, array in arrays.items():
         spec = keys[key]
         if spec.is_string:
-            batch[key] = _decoded(array.tolist(), strings)
+            batch[key] = _decoded(array, strings)
         elif spec.is_camera:
             images = torch.from_numpy(array)
             if image_dtype == "float32":
@@ -49,10 +49,10 @@ def to_tensors(
     return batch
 
 
-def _decoded(codes: Any, strings: Sequence[str]) -> Any:
-    if isinstance(codes, list):
-        return [_decoded(code, strings) for code in codes]
-    return strings[codes]
+def _decoded(codes: NDArray[Any], strings: Sequence[str]) -> Any:
+    if codes.ndim == 1:
+        return [strings[code] for code in codes.tolist()]
+    return [_decoded(part, strings) for part in codes]
 
 
 def transform_images(batch: dict[str, Any], cameras: Sequence[str], transform: ImageTransform) -> None:

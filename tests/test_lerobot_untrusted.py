@@ -1,0 +1,77 @@
+"""What an untrusted LeRobot folder may not do: lead out of itself by a path, or give bytes that are no image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roboreel.errors import SourceError
+from roboreel.store import PngFrames
+from tests import lerobot_folders as made
+from tests.lerobot_folders import CAMERA, V3_DATA, read_lerobot
+from tests.video_files import HEIGHT, WIDTH
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[str], Path]:
+    """A fresh folder of one of the kinds, which the test may break."""
+    return lambda kind: made.WRITERS[kind](tmp_path / kind)
+
+
+IMAGE_BREAKS: list[tuple[str, Any, str]] = [
+    ("a path out of the folder", {"bytes": None, "path": "../../secret.png"}, r"'../../secret\.png' leads out of"),
+    ("an absolute path", {"bytes": None, "path": "/etc/passwd"}, r"'/etc/passwd' leads out of"),
+    ("a path to nothing", {"bytes": None, "path": "images/9.png"}, r"the image .*images/9\.png cannot be read"),
+    ("neither bytes nor path", {"bytes": None, "path": None}, r"neither the image's bytes nor its path"),
+    ("null", None, r"neither the image's bytes nor its path"),
+    ("a cut image", {"bytes": made.png(11)[:-20], "path": None}, r"not a whole PNG file"),
+    ("no image at all", {"bytes": b"GIF nonsense", "path": None}, r"not a readable image"),
+    ("a JPEG among PNGs", {"bytes": made.png(11, "JPEG"), "path": None}, r"an image that is not PNG, of \(64, 96, 3\)"),
+    ("a grey one", {"bytes": made.png(11, mode="L"), "path": None}, r"a PNG image of \(64, 96, 1\), where the first"),
+]
+
+TEMPLATES = [
+    ("../{episode_index}.parquet", r"leads out of the dataset's folder"),
+    ("/etc/{episode_index}.parquet", r"leads out of the dataset's folder"),
+    ("data\\{episode_index}.parquet", r"leads out of the dataset's folder"),
+    ("data/{episode_index.__class__}.parquet", r"unknown field 'episode_index\.__class__'"),
+    ("data/{0}.parquet", r"unknown field '0'"),
+    ("data/{}.parquet", r"unknown field ''"),
+    ("data/{video_key}.parquet", r"unknown field 'video_key'; known are episode_chunk, episode_index"),
+    ("data/{episode_index!r}.parquet", r"unknown field"),
+    ("data/{episode_index:999999999d}.parquet", r"cannot format episode_index as '999999999d'"),
+    ("data/{episode_index", r"path template"),
+]
+
+
+@pytest.mark.parametrize(("name", "image", "pattern"), IMAGE_BREAKS, ids=[name for name, _, _ in IMAGE_BREAKS])
+def test_a_broken_image_is_refused_when_it_is_read(
+    make: Callable[[str], Path], name: str, image: Any, pattern: str
+) -> None:
+    folder = make("v3-images")
+    made.set_cell(folder / V3_DATA, CAMERA, 11, image)
+    camera = read_lerobot(folder)[1][2].cameras[CAMERA]
+    assert isinstance(camera, PngFrames)
+    assert camera.read(1) == made.png(10)
+    with pytest.raises(SourceError, match=rf"episode 2, camera '{CAMERA}', frame 2: .*{pattern}"):
+        camera.read(2)
+
+
+@pytest.mark.parametrize(("template", "pattern"), TEMPLATES)
+def test_a_path_template_that_leads_elsewhere_is_refused(
+    make: Callable[[str], Path], template: str, pattern: str
+) -> None:
+    folder = make("v2.1")
+    made.edit_info(folder, data_path=template)
+    with pytest.raises(SourceError, match=pattern):
+        read_lerobot(folder)
+
+
+def test_a_camera_whose_name_leads_elsewhere_is_refused(make: Callable[[str], Path]) -> None:
+    folder = make("v2.1")
+    made.declare(folder, "../../../observation.image", "video", [HEIGHT, WIDTH, 3])
+    with pytest.raises(SourceError, match="leads out of the dataset's folder"):
+        read_lerobot(folder)
