@@ -19,8 +19,8 @@ class RunningStats:
     """Statistics over the first axis of blocks that come one after the other.
 
     >>> running = RunningStats()
-    >>> running.add(np.array([[1.0], [2.0]]))
-    ... running.add(np.array([[6.0]]))
+    >>> for block in ([[1.0], [2.0]], [[6.0]]):
+    ...     running.add(np.array(block))
     >>> {key: value.tolist() for key, value in running.result().items()}
     {'mean': [3.0], 'std': [2.160246899469287], 'min': [1.0], 'max': [6.0], 'count': [3]}
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ def run(arguments: Sequence[str]) -> None:
         config.decode_images,
         buffer_capacity=config.buffer_capacity,
         use_as_fifo_buffer=config.use_as_fifo_buffer,
-        progress=not config.quiet and sys.stderr.isatty(),
+        progress=not config.quiet,
     ):
         pass
     if not config.quiet:

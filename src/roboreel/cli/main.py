@@ -45,12 +45,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
         print(f"roboreel {arguments[0]}: {error}{notes}", file=sys.stderr)
         sys.exit(FAILURE)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # `roboreel info DIR | head`
+            sys.stderr.close()
+        else:
+            print(f"roboreel {arguments[0]}: {error}", file=sys.stderr)
+        sys.exit(FAILURE)
     except KeyboardInterrupt:
         print(f"\nroboreel {arguments[0]}: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # `roboreel info DIR | head`
-        sys.stderr.close()
-        sys.exit(FAILURE)
 
 
 def _usage() -> str:

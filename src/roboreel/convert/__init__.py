@@ -7,6 +7,7 @@ from pathlib import Path
 from roboreel.convert.ingest import IngestOptions, fingerprint, ingest, is_there
 from roboreel.convert.lerobot import open_lerobot
 from roboreel.convert.source import Source, SourceEpisode
+from roboreel.errors import InvalidArgumentError
 
 __all__ = ["IngestOptions", "Source", "SourceEpisode", "import_lerobot", "ingest", "open_lerobot"]
 
@@ -17,6 +18,8 @@ def import_lerobot(folder: Path, storage_dir: Path, options: IngestOptions) -> N
     Raises:
         SourceError: the folder cannot be read as what it says it is; `storage_dir` is as it was before.
     """
+    if storage_dir.resolve().is_relative_to(folder.resolve()):
+        raise InvalidArgumentError(f"{storage_dir} lies in {folder}, which is only read; import to another place")
     provenance = {"fingerprint": fingerprint(folder), "decoded": options.decode_images}
     if is_there(storage_dir, provenance):
         return

@@ -42,7 +42,6 @@ def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance
     """
     _check_free(storage_dir)
     building = storage_dir.with_name(f".{storage_dir.name}.importing")
-    storage_dir.parent.mkdir(parents=True, exist_ok=True)
     writer: Writer | None = None
     try:
         for episode in _with_progress(source, storage_dir, options.progress):
@@ -61,7 +60,7 @@ def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance
                 raise
         if writer is None:
             raise SourceError(f"{source.format}: there is no episode to take in")
-        writer.amend({**writer.store.manifest.provenance, "warnings": list(source.warnings)})
+        writer.finish({**writer.store.manifest.provenance, "warnings": list(source.warnings)})
         writer.close()
         rename(building, storage_dir)
     except BaseException:
@@ -97,6 +96,7 @@ def _manifest(source: Source, first: SourceEpisode, options: IngestOptions, prov
         fixed_capacity=options.buffer_capacity is not None,
         ring=options.ring,
         provenance=provenance,
+        unfinished=True,
     )
 
 
@@ -130,7 +130,8 @@ def _with_progress(source: Source, storage_dir: Path, progress: bool) -> Iterato
         return
     from tqdm import tqdm
 
-    with tqdm(total=source.num_frames, unit="frame", desc=f"import {storage_dir.name}") as bar:
+    # disable=None: no bar where nobody looks, as in a log
+    with tqdm(total=source.num_frames, unit="frame", desc=f"import {storage_dir.name}", disable=None) as bar:
         for episode in episodes:
             yield episode
             bar.update(episode.length)

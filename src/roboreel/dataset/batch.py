@@ -117,7 +117,9 @@ def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise TypeError(f"indices must be a flat list of integers; got {array.dtype} of shape {array.shape}")
+        raise TypeError(
+            f"indices must be integers; got {indices!r}: type dataset[3] for one frame, dataset.get_batch([3, 4]) for more"
+        )
     array = array.astype(np.int64)
     wrong = (array < -length) | (array >= length)
     if np.any(wrong):

@@ -114,7 +114,7 @@ class LeRobotDatasetV2(Base):
         *,
         buffer_capacity: int | None = None,
         use_as_fifo_buffer: bool = False,
-        progress: bool = False,
+        progress: bool = True,
         **options: Any,
     ) -> LeRobotDatasetV2:
         """Import a folder in LeRobot format (v2.0, v2.1 or v3.0) into `storage_dir` and open it.
@@ -125,7 +125,7 @@ class LeRobotDatasetV2(Base):
             decode_images: Decode video and PNG into memmaps once; otherwise files are kept as they are.
             buffer_capacity: Room in frames; the import is then the first content of a fixed storage.
             use_as_fifo_buffer: Make it a ring; later episodes overwrite the imported ones.
-            progress: Show a progress bar.
+            progress: Show a progress bar, on a terminal.
             options: `image_transform`, `delta_timestamps`, `image_dtype`, `episodes`, `readonly` of the constructor.
 
         Raises:

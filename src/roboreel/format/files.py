@@ -62,7 +62,7 @@ class DataFile:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         self.path = path
-        self.dirty = False
+        self.dirty = True  # also at first: what a writer that died has left may not have reached the device
         if create:
             with _effect("create", path):
                 self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -101,9 +101,10 @@ class DataFile:
                 self._write_zeros(present, size)
 
     def _write_zeros(self, start: int, stop: int) -> None:
+        at = start
         try:
-            while start < stop:
-                start += os.pwrite(self._fd, _ZEROS[: stop - start], start)
+            while at < stop:
+                at += os.pwrite(self._fd, _ZEROS[: stop - at], at)
         except OSError:
             os.ftruncate(self._fd, start)
             raise
@@ -115,7 +116,7 @@ class DataFile:
                 os.ftruncate(self._fd, size)
 
     def sync(self) -> None:
-        """Have what was written reach the device, if anything was written since the last call."""
+        """Have the file's content reach the device, unless nothing was written since the last call."""
         if self.dirty:
             with _effect("sync", self.path):
                 os.fsync(self._fd)

@@ -37,15 +37,20 @@ class WriterLock:
         with contextlib.suppress(StorageError):  # the note is for people; the lock is what counts
             files.write_new(root / paths.LOCK_OWNER, json.dumps(holder).encode())
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether this is the process that took it; a forked child shares the files but not the lock."""
+        return os.getpid() == self._pid
+
     def check_owned(self) -> None:
-        """Refuse to go on in a forked child, which shares the files but not the lock."""
-        if os.getpid() != self._pid:
+        """Refuse to go on in a forked child."""
+        if not self.is_owned:
             raise DatasetLockedError(
                 f"{self._root} is being written by process {self._pid}, from which this one was forked; {_ADVICE}"
             )
 
     def release(self) -> None:
-        if os.getpid() == self._pid:
+        if self.is_owned:
             self._lock.release(force=True)
 
 

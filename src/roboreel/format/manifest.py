@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
-from roboreel.errors import InvalidArgumentError, NotADatasetError, StorageDirCorruptError
+from roboreel.errors import InvalidArgumentError, NotADatasetError, RoboreelError, StorageDirCorruptError
 from roboreel.format import paths
-from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY, TIMESTAMP_KEY, KeySpec
+from roboreel.schema import STRING_CODE_DTYPE, KeySpec, index_keys
 
 FORMAT = "roboreel"
 VERSION = (0, 1)
 """Another major number means: do not read. Another minor one: read, knowing all that changes how to read is listed
 under `incompatible`."""
 
+UNFINISHED = "unfinished"
+"""The one incompatible feature so far: an import that has not come to its end."""
+
 _MAX_BYTES = 64 << 20
-_REQUIRED_KEYS = (INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY)
+_MAX_COLUMN_BYTES = 1 << 62
+"""What a 64-bit system can count, with room for a sum; sides of 0 count as 1, as numpy counts them."""
+_MAX_DIMENSIONS = 16
+"""numpy 1.26 has 32, and a slot, a batch and a window are to be added."""
+_MAX_ITEMSIZE = 8
+_CAMERA_DIMENSIONS = 3
 
 _TEMPLATES = {
     "column": paths.COLUMN_TEMPLATE,
@@ -38,12 +48,18 @@ class Manifest:
     """Frames a second (Hz)."""
     keys: Mapping[str, KeySpec]
     capacity: int
-    """Slots in every column file; the record in `state.bin` may say more after a growth, never less."""
+    """Slots in every column file. Written before the record in `state.bin`, which counts as many or, until then, less."""
     fixed_capacity: bool
     """Whether the capacity was asked for; otherwise storage grows as episodes come."""
     ring: bool
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    unfinished: bool = False
+    """Half an import: not to be opened."""
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def __post_init__(self) -> None:
+        for spec in self.keys.values():
+            _check_key(spec, self.capacity)
 
     @property
     def video_keys(self) -> list[str]:
@@ -56,7 +72,7 @@ class Manifest:
         document = {
             "format": FORMAT,
             "version": ".".join(map(str, VERSION)),
-            "incompatible": [],
+            "incompatible": [UNFINISHED] if self.unfinished else [],
             "compatible": [],
             "uuid": self.uuid,
             "fps": self.fps,
@@ -68,6 +84,25 @@ class Manifest:
             "provenance": dict(self.provenance),
         }
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _check_key(spec: KeySpec, capacity: int) -> None:
+    """Refuse what could not be mapped again, and what its role does not allow; also before it is ever written."""
+    paths.encode_key(spec.name)
+    if len(spec.shape) > _MAX_DIMENSIONS:
+        raise InvalidArgumentError(
+            f"key {spec.name!r}: {len(spec.shape)} dimensions; at most {_MAX_DIMENSIONS} can be stored"
+        )
+    if capacity * spec.dtype.itemsize * math.prod(max(side, 1) for side in spec.shape) > _MAX_COLUMN_BYTES:
+        raise InvalidArgumentError(f"key {spec.name!r}: {capacity} frames of shape {spec.shape} are too large a file")
+    if spec.dtype.itemsize > _MAX_ITEMSIZE:
+        raise InvalidArgumentError(f"key {spec.name!r}: dtype {spec.dtype} differs between machines; type float64")
+    if spec.role == "string" and (spec.dtype, spec.shape) != (STRING_CODE_DTYPE, ()):
+        raise InvalidArgumentError(f"key {spec.name!r}: a string is one {STRING_CODE_DTYPE.str} code a frame")
+    if spec.is_camera and (spec.dtype != np.uint8 or len(spec.shape) != _CAMERA_DIMENSIONS):
+        raise InvalidArgumentError(
+            f"key {spec.name!r}: a camera's frames are uint8 (height, width, channels), not {spec.dtype} {spec.shape}"
+        )
 
 
 def metadata_hash(raw: bytes) -> int:
@@ -91,11 +126,20 @@ def read_manifest(root: Path) -> tuple[Manifest, int]:
     except OSError as error:
         raise StorageDirCorruptError(f"{path} cannot be read: {error}") from error
     try:
-        return _parse(json.loads(raw), path), metadata_hash(raw)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, StorageDirCorruptError):
-            raise
-        raise StorageDirCorruptError(f"{path} cannot be read as roboreel metadata: {error!r}") from error
+        return _parse(json.loads(raw, object_pairs_hook=_unique), path), metadata_hash(raw)
+    except StorageDirCorruptError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = f"the field {error} is missing" if type(error) is KeyError else error
+        raise StorageDirCorruptError(f"{path} cannot be read as roboreel metadata: {reason}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the JSON object; readers differ in which of two equal names they take, so there must be one."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidArgumentError(f"a name stands twice in one object, which has {[name for name, _ in pairs][:20]}")
+    return found
 
 
 def _not_a_dataset(root: Path) -> str:
@@ -110,12 +154,12 @@ def _parse(document: Any, path: Path) -> Manifest:
         raise StorageDirCorruptError(f"{path}: its field 'format' is not {FORMAT!r}; this is not roboreel's")
     _check_version(document, path)
     keys = {name: KeySpec.from_dict(name, fields) for name, fields in document["keys"].items()}
-    missing = [key for key in _REQUIRED_KEYS if key not in keys or keys[key].shape or keys[key].is_camera]
-    if missing:
-        raise InvalidArgumentError(f"keys {missing} must be there, as scalars")
-    encoded = {paths.encode_key(key) for key in keys}
-    if len(encoded) != len(keys):
-        raise InvalidArgumentError("two keys have the same file name")
+    for wanted in index_keys():
+        found = keys.get(wanted.name)
+        if found is None or (found.dtype, found.shape, found.role) != (wanted.dtype, wanted.shape, wanted.role):
+            raise InvalidArgumentError(
+                f"key {wanted.name!r} must be there, with dtype {wanted.dtype.str!r}, shape [] and role {wanted.role!r}"
+            )
     fps, capacity = document["fps"], document["capacity"]
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not (math.isfinite(fps) and fps > 0):
         raise InvalidArgumentError(f"fps is {fps!r}, not a positive number")
@@ -124,6 +168,8 @@ def _parse(document: Any, path: Path) -> Manifest:
     for flag in ("fixed_capacity", "ring"):
         if not isinstance(document[flag], bool):
             raise InvalidArgumentError(f"{flag} is {document[flag]!r}, not true or false")
+    if not isinstance(document["provenance"], dict):
+        raise InvalidArgumentError(f"provenance is {document['provenance']!r}, not an object")
     if document["paths"] != _TEMPLATES:
         raise InvalidArgumentError(f"paths are {document['paths']!r}; this version has {_TEMPLATES!r}")
     return Manifest(
@@ -132,19 +178,28 @@ def _parse(document: Any, path: Path) -> Manifest:
         capacity=capacity,
         fixed_capacity=document["fixed_capacity"],
         ring=document["ring"],
-        provenance=dict(document["provenance"]),
-        uuid=str(uuid.UUID(document["uuid"])),
+        provenance=document["provenance"],
+        uuid=str(uuid.UUID(str(document["uuid"]))),
     )
 
 
 def _check_version(document: Mapping[str, Any], path: Path) -> None:
-    major, minor = (int(part) for part in str(document["version"]).split("."))
-    if major != VERSION[0]:
+    version, unknown = document["version"], document["incompatible"]
+    if not (isinstance(version, str) and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", version)):
+        raise InvalidArgumentError(f"version is {version!r}, not 'major.minor'")
+    major, minor = version.split(".")
+    if int(major) != VERSION[0]:
         raise StorageDirCorruptError(
             f"{path} has format version {major}.{minor}; this roboreel reads {VERSION[0]}.x: "
             "type pip install --upgrade roboreel"
         )
-    if unknown := list(document["incompatible"]):
+    if not isinstance(unknown, list):
+        raise InvalidArgumentError(f"incompatible is {unknown!r}, not a list of features")
+    if UNFINISHED in unknown:
+        raise StorageDirCorruptError(
+            f"{path.parent} is half an import, which was interrupted; import again, to the place where it was to go"
+        )
+    if unknown:
         raise StorageDirCorruptError(
             f"{path} needs the features {unknown}, which this roboreel does not have: "
             "type pip install --upgrade roboreel"

@@ -38,9 +38,13 @@ def encode_key(key: str) -> str:
     >>> encode_key("observation.images.Top/left"), encode_key("..")
     ('observation.images.%54op%2Fleft', '%2E.')
     """
+    try:
+        raw = key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"data key {key!r} is not valid Unicode: {error.reason}") from None
     encoded = "".join(
         chr(byte) if chr(byte) in _PLAIN and not (position == 0 and byte == ord(".")) else f"%{byte:02X}"
-        for position, byte in enumerate(key.encode())
+        for position, byte in enumerate(raw)
     )
     if len(encoded) > _MAX_NAME_BYTES:
         raise InvalidArgumentError(

@@ -85,12 +85,13 @@ class Store:
         """Take notice of what was committed meanwhile; return the raw live record that was looked at."""
         raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
         if raw != self._raw:
-            state = self._current_state()
+            raw, state = self._current_state()
             self._follow(state)
-            self._raw = raw if state.to_bytes() == raw else b""
+            self._raw = raw
         return raw
 
-    def _current_state(self) -> State:
+    def _current_state(self) -> tuple[bytes, State]:
+        """Return what counts, and the live record that it was decided by: while that stays, so does the decision."""
         for _ in range(_RECORD_TRIES):  # a read that meets a write may see a part of each: the checksum tells
             raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
             live = State.from_bytes(raw)
@@ -100,11 +101,11 @@ class Store:
                 break  # never written: only a durable record can be there
             time.sleep(_PAUSE_S)
         if live is not None and live.boot_id == boot_id():
-            return live
+            return raw, live
         durable = self.durable_states()
         if not durable:
             raise StorageDirCorruptError(f"{self.root / paths.STATE} holds no whole record; restore it from a copy")
-        return max(durable, key=lambda state: state.generation)
+        return raw, max(durable, key=lambda state: state.generation)
 
     def durable_states(self) -> list[State]:
         """The whole ones of the two records that `flush` writes in turn."""

@@ -305,10 +305,10 @@ class Writer:
             raise
         self._put_metadata(manifest, capacity)
 
-    def amend(self, provenance: Mapping[str, Any]) -> None:
-        """Replace what the metadata says about where the data comes from."""
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """End an import: from here on the dataset can be opened, and says where it comes from."""
         self._lock.check_owned()
-        manifest = replace(self.store.manifest, provenance=provenance)
+        manifest = replace(self.store.manifest, provenance=provenance, unfinished=False)
         self._put_metadata(manifest, self.store.state.capacity)
 
     def fix_capacity(self, capacity: int) -> None:
@@ -385,9 +385,10 @@ class Writer:
         return min(DURABLE_OFFSETS, key=age)
 
     def close(self) -> None:
-        """Flush, let go of the files and of the lock."""
+        """Flush, let go of the files and of the lock; a forked child lets go of its copies only."""
         try:
-            self.flush()
+            if self._lock.is_owned:
+                self.flush()
         finally:
             self._close_files()
             self._lock.release()

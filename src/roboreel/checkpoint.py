@@ -1,0 +1,116 @@
+"""A training run on disk: its configuration, its checkpoints, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roboreel.errors import ConfigError, SourceError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+POLICY = "policy.pt"
+TRAINING = "training.pt"
+
+
+def holds_run(output_dir: Path) -> bool:
+    """Whether a training run was begun in `output_dir`."""
+    return (output_dir / CONFIG).exists() or (output_dir / CHECKPOINTS).exists()
+
+
+def latest(output_dir: Path) -> Path | None:
+    """Return the checkpoint with the highest step, e.g. `outputs/run/checkpoints/004000`, or None."""
+    folder = output_dir / CHECKPOINTS
+    there = [path for path in folder.iterdir() if re.fullmatch(r"\d+", path.name)] if folder.is_dir() else []
+    return max(there, key=lambda path: int(path.name), default=None)
+
+
+def steps_done(output_dir: Path) -> int:
+    """Return the step of the last checkpoint in `output_dir`; 0 where there is none."""
+    last = latest(output_dir)
+    return 0 if last is None else int(last.name)
+
+
+def policy_file(path: Path) -> Path:
+    """Return the `policy.pt` of a run, of a checkpoint, or itself.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for candidate in (path, path / POLICY, (latest(path) or path) / POLICY):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        f"{path} holds no checkpoint: give a run's output folder, or one of the folders in its {CHECKPOINTS}/"
+    )
+
+
+def save_checkpoint(output_dir: Path, step: int, policy: dict[str, Any], training: dict[str, Any]) -> Path:
+    """Write `policy.pt` and `training.pt` of a step; the checkpoint's folder appears once both are on disk."""
+    folder = output_dir / CHECKPOINTS
+    final, temporary = folder / f"{step:06d}", folder / f".{step:06d}.tmp"
+    for leftover in (final, temporary):  # of an earlier run that was killed here, or resumed from further back
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, content in ((POLICY, policy), (TRAINING, {**training, "step": step})):
+        with (temporary / name).open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.rename(final)
+    return final
+
+
+def load_training(checkpoint: Path, device: torch.device) -> dict[str, Any]:
+    """Return what `save_checkpoint` was given as `training`, and its `step`."""
+    return load(checkpoint / TRAINING, device)
+
+
+def load(file: Path, device: torch.device) -> dict[str, Any]:
+    """Read tensors and plain values; a file that holds code is refused.
+
+    Raises:
+        SourceError: the file is not a checkpoint, or damaged.
+    """
+    try:
+        content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises half a dozen unrelated types for a damaged file
+        raise SourceError(f"{file} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
+    return content
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Return a dataclass as what JSON can hold: paths become strings."""
+    text = json.dumps(dataclasses.asdict(config), default=str)
+    values: dict[str, Any] = json.loads(text)
+    return values
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def begin_run(output_dir: Path, config: Any, step: int) -> None:
+    """Write `config.json`, and drop the lines of metrics after `step`, which the run writes (again).
+
+    A last line that a kill cut short goes too.
+    """
+    write_json(output_dir / CONFIG, plain(config))
+    metrics = output_dir / METRICS
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    temporary = metrics.with_name(f".{METRICS}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(metrics)

@@ -1,0 +1,5 @@
+"""The built-in policies."""
+
+from roboreel.policies.bc import BCConfig, BCPolicy
+
+__all__ = ["BCConfig", "BCPolicy"]

@@ -1,0 +1,86 @@
+"""The pieces that the built-in policies are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - as everyone calls it
+from torch import Tensor, nn
+
+
+def conv_block(channels_in: int, channels_out: int, kernel: int, stride: int) -> list[nn.Module]:
+    """Return a convolution, a normalisation that does not depend on the batch, and a ReLU."""
+    padding = (kernel - 1) // 2 if kernel % 2 else (kernel - stride) // 2
+    conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding)
+    return [conv, nn.GroupNorm(8, channels_out), nn.ReLU()]
+
+
+class ImageEncoder(nn.Module):
+    """Images (B, C, H, W), float, to features (B, `size`).
+
+    The first convolution steps by 4 pixels: most of the time would otherwise go into the first layers.
+    """
+
+    def __init__(self, shape: Sequence[int], width: int, size: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *conv_block(shape[0], width, kernel=8, stride=4),
+            *conv_block(width, 2 * width, kernel=3, stride=2),
+            *conv_block(2 * width, 2 * width, kernel=3, stride=2),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            flat = self.convolutions(torch.zeros(1, *shape)).shape[1]
+        self.outlet = nn.Sequential(nn.Linear(flat, size), nn.LayerNorm(size), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.outlet(self.convolutions(images))
+        return features
+
+
+def random_shift(images: Tensor, pixels: int) -> Tensor:
+    """Shift each image (B, C, H, W) by up to `pixels` each way, whole pixels, the edge repeated; any dtype.
+
+    Drawn from torch's global generator on the CPU, so that a seed means the same on every device.
+    """
+    if not pixels:
+        return images
+    batch, channels, height, width = images.shape
+    shifts = torch.randint(-pixels, pixels + 1, (2, batch, 1)).to(images.device)
+    first = torch.arange(batch, device=images.device)[:, None]
+    rows = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1) + first * height
+    columns = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1) + first * width
+    # Whole rows, then whole columns, of channels-last pixels: half the time of one gather by pixel.
+    pixels_last = images.permute(0, 2, 3, 1).reshape(batch * height, width * channels)[rows.flatten()]
+    turned = pixels_last.view(batch, height, width, channels).transpose(1, 2).reshape(batch * width, height * channels)
+    shifted = turned[columns.flatten()].view(batch, width, height, channels)
+    return shifted.permute(0, 3, 2, 1)
+
+
+class VelocityNet(nn.Module):
+    """The velocity of a flow from noise to actions: an MLP with residual blocks, scaled and shifted by the features.
+
+    (N, `size`) at times (N,) in 0 … 1 under features (N, `feature_size`) -> velocities (N, `size`).
+    """
+
+    def __init__(self, size: int, feature_size: int, hidden: int, blocks: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(feature_size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.inlet = nn.Linear(size + 16, hidden)
+        self.scale_shift = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) for _ in range(blocks)
+        )
+        self.outlet = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, size))
+
+    def forward(self, x: Tensor, time: Tensor, features: Tensor, repeats: int = 1) -> Tensor:
+        """With `repeats`, row k of the features belongs to rows k·repeats … k·repeats + repeats − 1 of the rest."""
+        angles = time[:, None] * torch.exp(torch.linspace(0, 5, 8, device=x.device))
+        h = self.inlet(torch.cat([x, angles.sin(), angles.cos()], dim=1))
+        condition = self.features(features)
+        for scale_shift, block in zip(self.scale_shift, self.blocks, strict=True):
+            scale, shift = scale_shift(condition).repeat_interleave(repeats, dim=0).chunk(2, dim=1)
+            h = h + block(F.layer_norm(h, h.shape[1:]) * (1 + scale) + shift)
+        velocity: Tensor = self.outlet(h)
+        return velocity
