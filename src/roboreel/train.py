@@ -46,7 +46,7 @@ class TrainConfig:
     """Optimiser steps in all."""
     batch_size: int = 64
     """Frames a step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate; rises over `warmup_steps`, then falls along a cosine to 0."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0."""

@@ -66,7 +66,8 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     columns = read_metrics(metrics)
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    figure = Figure(figsize=(10, 6.5))
+    figure.subplots_adjust(0.08, 0.08, 0.97, 0.94, wspace=0.22, hspace=0.32)  # a layout engine would take half the time
     for axes, (title, names, scale) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for name in names:
             if name not in columns:

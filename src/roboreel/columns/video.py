@@ -22,7 +22,7 @@ _TABLES_KEPT = 512
 
 @lru_cache(maxsize=_TABLES_KEPT)
 def _read_table(path: Path) -> FrameTable:
-    return FrameTable.from_bytes(path.read_bytes())
+    return FrameTable.from_bytes(path.read_bytes(), str(path))
 
 
 class VideoColumn(Column):

@@ -14,7 +14,18 @@ import xxhash
 from roboreel.convert.source import Source, SourceEpisode
 from roboreel.errors import DiskSpaceError, InvalidArgumentError, RoboreelError, RoboreelWarning, SourceError
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode, index_keys
-from roboreel.store import Episode, Manifest, Store, Writer, discard, frame_bytes, free_bytes, is_dataset, rename
+from roboreel.store import (
+    Episode,
+    Manifest,
+    Store,
+    Writer,
+    discard,
+    frame_bytes,
+    free_bytes,
+    is_dataset,
+    rename,
+    sync_path,
+)
 
 _LARGEST_READ = 16 << 20
 
@@ -63,6 +74,7 @@ def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance
         writer.finish({**writer.store.manifest.provenance, "warnings": list(source.warnings)})
         writer.close()
         rename(building, storage_dir)
+        sync_path(storage_dir.parent)
     except BaseException:
         if writer is not None:
             with contextlib.suppress(RoboreelError):

@@ -44,8 +44,8 @@ def to_tensors(
             batch[key] = images.movedim(-1, -3)
         else:
             batch[key] = torch.from_numpy(array.astype(spec.item_dtype, copy=False))
-        if key in masks:
-            batch[key + IS_PAD_POSTFIX] = torch.from_numpy(masks[key])
+    for key, mask in masks.items():  # last: foreign datasets may hold a key of that name, made for other windows
+        batch[key + IS_PAD_POSTFIX] = torch.from_numpy(mask)
     return batch
 
 
@@ -118,7 +118,7 @@ def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
         return np.zeros(0, np.int64)
     if array.dtype.kind not in "iu" or array.ndim != 1:
         raise TypeError(
-            f"indices must be integers; got {indices!r}: type dataset[3] for one frame, dataset.get_batch([3, 4]) for more"
+            f"indices must be integers; got {indices!r}: type dataset[3] for one frame, or dataset.get_batch([3, 4])"
         )
     array = array.astype(np.int64)
     wrong = (array < -length) | (array >= length)

@@ -14,7 +14,7 @@ from roboreel.dataset.batch import Batch, as_indices, register_collate, to_tenso
 from roboreel.dataset.episodes import chosen_slots, episode_ranges, episode_slots, statistics
 from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening, check_storage
-from roboreel.dataset.reading import OnHole, Windows, check_windows, gather, parse_windows
+from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, gather, parse_windows
 from roboreel.errors import EpisodeNotFoundError, FrameIndexError, InvalidArgumentError, RoboreelError, UnknownKeyError
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.stats import KeyStats
@@ -98,7 +98,6 @@ class LeRobotDatasetV2(Base):
         self._image_dtype = image_dtype
         self._episodes = None if episodes is None else [int(episode) for episode in episodes]
         self.image_transform = image_transform
-        self._delta_timestamps: dict[str, NDArray[np.float64]] | None = None
         self._windows = Windows({})
         self._chosen: Ints | None = None
         self._stats: tuple[int, dict[str, KeyStats]] | None = None
@@ -222,6 +221,7 @@ class LeRobotDatasetV2(Base):
         """
         slots = self._slots(indices)
         store = self._need_store()
+        check_window_keys(self._windows, store.manifest.keys)  # another process may have made the dataset since
         arrays, masks = gather(store, slots, self.data_keys, self._windows)
         batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype)
         if self.image_transform is not None:
@@ -311,7 +311,7 @@ class LeRobotDatasetV2(Base):
 
     @property
     def delta_timestamps(self) -> dict[str, NDArray[np.float64]] | None:
-        return self._delta_timestamps
+        return {key: deltas.seconds for key, deltas in self._windows.deltas.items()} or None
 
     def set_delta_timestamps(self, delta_timestamps: DeltaTimestamps | None, *, on_hole: OnHole = "raise") -> None:
         """Choose the frames (offsets in s) that each key gives around a frame.
@@ -326,17 +326,13 @@ class LeRobotDatasetV2(Base):
             InvalidArgumentError: offsets that are not finite numbers, or that no frame matches.
             TimestampOutsideToleranceError: an episode has a hole in time.
         """
+        assert self.fps is not None  # a new dataset must be given one
+        windows = parse_windows(delta_timestamps, self.fps, on_hole)
         store = self._opening.store()
         if store is not None:
-            windows = parse_windows(delta_timestamps, self.data_keys, store.manifest.fps, on_hole)
-            check_windows(windows, store)
-            self._windows = windows
-        self._on_hole: OnHole = on_hole
-        self._delta_timestamps = (
-            {key: np.asarray(seconds, np.float64) for key, seconds in delta_timestamps.items()}
-            if delta_timestamps
-            else None
-        )
+            store.refresh()
+            check_windows(windows, store, self._episodes)
+        self._windows = windows
 
     # Writing
 
@@ -353,17 +349,22 @@ class LeRobotDatasetV2(Base):
             CapacityError: it does not fit. DiskSpaceError: the disk is full. DatasetLockedError: another writer.
         """
         for added, episode in enumerate(split_episodes(data)):
-            check_cameras(episode, self._opening.asked_mode)
             try:
+                check_cameras(episode, self._opening.asked_mode)
+                if self._opening.store() is None:  # later it would be too late to leave nothing behind
+                    check_window_keys(self._windows, episode.data_keys)
                 self._opening.add(episode)
             except RoboreelError as error:
                 if added:
                     error.add_note(f"{added} episodes before it were added and stay")
                 raise
-            if not added and self._windows.deltas.keys() != (self._delta_timestamps or {}).keys():
-                self.set_delta_timestamps(self._delta_timestamps, on_hole=self._on_hole)
-        if not no_flush:
+        if no_flush:
+            return
+        try:
             self.flush()
+        except RoboreelError as error:
+            error.add_note("the episodes were added and stay; that they survive a power cut is what failed")
+            raise
 
     def flush(self) -> None:
         """Wait until everything that was added would survive a power cut."""

@@ -10,16 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.errors import InvalidEpisodeError
-from roboreel.schema import EPISODE_INDEX_KEY, IMAGE_KEY_PREFIX, LeRobotDatasetV2ImageMode
+from roboreel.schema import (
+    EPISODE_INDEX_KEY,
+    FRAME_INDEX_KEY,
+    IMAGE_KEY_PREFIX,
+    INDEX_KEY,
+    TIMESTAMP_KEY,
+    LeRobotDatasetV2ImageMode,
+)
 from roboreel.store import ArrayFrames, Episode
 
+_COUNTED = (INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY)
 
-def split_episodes(data: Mapping[str, Any]) -> Iterator[Episode]:
+
+def split_episodes(data: Any) -> Iterator[Episode]:
     """Yield one `Episode` for each run of equal `episode_index`; a single one where that key is left out.
 
     Raises:
         InvalidEpisodeError: what was given is not arrays of equal length; nothing was stored.
     """
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise InvalidEpisodeError(
+            f"add_episodes was given {type(data).__name__}; give a dict {{key: array of (frames, *shape)}}"
+        )
     arrays = {key: _as_array(key, value) for key, value in data.items()}
     lengths = {key: len(array) for key, array in arrays.items() if array.ndim}
     if not lengths:
@@ -48,6 +61,9 @@ def _as_array(key: str, value: Any) -> NDArray[Any]:
         raise InvalidEpisodeError(
             f"{key!r} has dtype {array.dtype}, which cannot be stored; booleans, integers, floats and strings can"
         )
+    if array.dtype.kind == "U" and (key in _COUNTED or array.ndim > 1):
+        wanted = "must be numbers" if key in _COUNTED else "has more than one string a frame; give one"
+        raise InvalidEpisodeError(f"{key!r} is {array.dtype} of shape {array.shape}: it {wanted}")
     return array
 
 
@@ -63,8 +79,10 @@ def _check_images(key: str, array: NDArray[Any]) -> None:
 def _runs(episode_index: NDArray[Any] | None, length: int) -> list[tuple[int, int]]:
     if episode_index is None:
         return [(0, length)]
-    if episode_index.ndim != 1:
-        raise InvalidEpisodeError(f"{EPISODE_INDEX_KEY!r} has shape {episode_index.shape}; give one number a frame")
+    if episode_index.ndim != 1 or episode_index.dtype.kind not in "iu":
+        raise InvalidEpisodeError(
+            f"{EPISODE_INDEX_KEY!r} is {episode_index.dtype} of shape {episode_index.shape}; give one integer a frame"
+        )
     cuts = np.flatnonzero(np.diff(episode_index)) + 1
     edges = [0, *cuts.tolist(), length]
     runs = list(itertools.pairwise(edges))

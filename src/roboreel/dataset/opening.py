@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from roboreel.errors import (
     CapacityError,
     InvalidArgumentError,
@@ -14,7 +16,7 @@ from roboreel.errors import (
     StorageDirCorruptError,
 )
 from roboreel.schema import LeRobotDatasetV2ImageMode, parse_image_mode
-from roboreel.store import Episode, Manifest, Store, Writer, find_problems, infer_keys, is_dataset
+from roboreel.store import Episode, Manifest, Store, Writer, check_no_lerobot, find_problems, infer_keys, is_dataset
 
 
 class Opening:
@@ -34,9 +36,9 @@ class Opening:
         readonly: bool,
     ) -> None:
         self.root = root
-        self.fps = fps
+        self.fps = _plain(fps)
         self.asked_mode = None if image_mode is None else parse_image_mode(image_mode)
-        self._capacity = buffer_capacity
+        self._capacity = _plain(buffer_capacity)
         self._ring = ring
         self._readonly = readonly
         self._store: Store | None = None
@@ -49,13 +51,15 @@ class Opening:
         return {**self.__dict__, "_store": None, "_writer": None}
 
     def _check_arguments(self) -> None:
-        if self.fps is not None and not 0 < self.fps < float("inf"):
+        fps = self.fps
+        if fps is not None and (type(fps) not in (int, float) or not 0 < fps < float("inf")):
             raise InvalidArgumentError(f"fps={self.fps!r}; a positive number of frames a second would do")
         capacity = self._capacity
         if capacity is not None and (type(capacity) is not int or capacity <= 0):
             raise InvalidArgumentError(f"buffer_capacity={capacity!r}; a positive number of frames would do")
 
     def _check_new(self) -> None:
+        check_no_lerobot(self.root)
         if self._readonly:
             raise NotADatasetError(f"{self.root} holds no dataset, so there is nothing to read; leave readonly out")
         if self.root.exists() and not self.root.is_dir():
@@ -180,3 +184,8 @@ def check_storage(root: Path, image_mode: LeRobotDatasetV2ImageMode | str | None
     if problems:
         shown = "\n".join(problems[:20])
         raise StorageDirCorruptError(f"{root} has {len(problems)} problems:\n{shown}")
+
+
+def _plain(value: Any) -> Any:
+    """Return Python's number for one of numpy's, which JSON does not know."""
+    return value.item() if isinstance(value, np.generic) else value

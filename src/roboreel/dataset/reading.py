@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,30 +33,39 @@ class Windows:
 
 def parse_windows(
     delta_timestamps: Mapping[str, Sequence[float] | NDArray[np.float64]] | None,
-    keys: Sequence[str],
     fps: float,
     on_hole: OnHole,
 ) -> Windows:
-    """Parse `{key: [seconds, …]}`; refuse keys that the dataset does not have."""
-    if not delta_timestamps:
-        return Windows({}, on_hole)
-    if unknown := sorted(set(delta_timestamps) - set(keys)):
+    """Parse `{key: [seconds, …]}`."""
+    if delta_timestamps is not None and not isinstance(delta_timestamps, Mapping):
+        raise InvalidArgumentError(f"delta_timestamps={delta_timestamps!r}; a dict {{key: [seconds, …]}} would do")
+    parsed = {key: parse_deltas(key, seconds, fps) for key, seconds in (delta_timestamps or {}).items()}
+    return Windows(parsed, on_hole)
+
+
+def check_window_keys(windows: Windows, keys: Collection[str]) -> None:
+    """Refuse keys that the dataset does not have."""
+    if unknown := [key for key in windows.deltas if key not in keys]:
         raise UnknownKeyError(f"delta_timestamps has the keys {unknown}; the dataset has {sorted(keys)}")
-    return Windows({key: parse_deltas(key, seconds, fps) for key, seconds in delta_timestamps.items()}, on_hole)
 
 
-def check_windows(windows: Windows, store: Store) -> None:
+def check_windows(windows: Windows, store: Store, episodes: Sequence[int] | None) -> None:
     """Refuse at once what would be refused, or would be all padding, in the middle of training.
 
     Raises:
+        UnknownKeyError: a key that the dataset does not have.
         TimestampOutsideToleranceError: an episode has a hole in time; the message names it.
         InvalidArgumentError: no frame of any episode could ever match an offset asked for.
     """
-    if not windows.deltas or not len(store.table.live):
-        return
+    check_window_keys(windows, store.manifest.keys)
     table, fps = store.table, store.manifest.fps
-    rows = table.rows[table.live]
-    irregular = ~table.integer_windows_of(table.live)
+    shown_rows = table.live
+    if episodes is not None:
+        shown_rows = shown_rows[np.isin(table.rows["episode_index"][shown_rows], episodes)]
+    if not windows.deltas or not len(shown_rows):
+        return
+    rows = table.rows[shown_rows]
+    irregular = ~table.integer_windows_of(shown_rows)
     holes = rows["episode_index"][irregular & (rows["max_gap"] > 2 * tolerance_s(fps))].tolist()
     if holes and windows.on_hole == "raise":
         shown = ", ".join(map(str, holes[:10])) + (", …" if len(holes) > 10 else "")

@@ -174,23 +174,22 @@ def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int]) -> Iterator[Ep
     recorders: dict[int, _Recorder] = {}
 
     def begin(env: int) -> int:
+        if not waiting:
+            return seeds[0]  # all environments are stepped, also those with nothing left to do
         seed = waiting.popleft()
         recorders[env] = _Recorder(env, seed)
         actor.begin(env, seed)
         return seed
 
-    started = {env: begin(env) for env in range(envs.n_envs) if waiting}
-    idle = dict.fromkeys(range(envs.n_envs), seeds[0])  # all are stepped, also those without a seed of their own
-    observation = envs.reset(idle | started)
+    observation = envs.reset({env: begin(env) for env in range(envs.n_envs)})
     while recorders:
         actions = envs.clip(actor.act(observation))
         step = envs.step(actions)
-        free = []
         for env, recorder in list(recorders.items()):
             if (episode := recorder.add(observation, actions, step)) is not None:
                 del recorders[env]
-                free.append(env)
                 yield episode
         observation = step.observation
-        if restarted := {env: begin(env) for env in free if waiting}:
-            observation = envs.reset(restarted)
+        over = np.flatnonzero(step.terminated | step.truncated).tolist()
+        if over and (recorders or waiting):
+            observation = envs.reset({env: begin(env) for env in over})

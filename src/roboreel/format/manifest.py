@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from roboreel.errors import InvalidArgumentError, NotADatasetError, RoboreelError, StorageDirCorruptError
+from roboreel.errors import InvalidArgumentError, NotADatasetError, StorageDirCorruptError
 from roboreel.format import paths
 from roboreel.schema import STRING_CODE_DTYPE, KeySpec, index_keys
 
@@ -48,7 +48,7 @@ class Manifest:
     """Frames a second (Hz)."""
     keys: Mapping[str, KeySpec]
     capacity: int
-    """Slots in every column file. Written before the record in `state.bin`, which counts as many or, until then, less."""
+    """Slots in every column file. Written before the record in `state.bin`, which says as much or, until then, less."""
     fixed_capacity: bool
     """Whether the capacity was asked for; otherwise storage grows as episodes come."""
     ring: bool
@@ -121,8 +121,10 @@ def read_manifest(root: Path) -> tuple[Manifest, int]:
         if path.stat().st_size > _MAX_BYTES:
             raise StorageDirCorruptError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: not written by roboreel")
         raw = path.read_bytes()
-    except FileNotFoundError:
-        raise NotADatasetError(_not_a_dataset(root)) from None
+    except (FileNotFoundError, NotADirectoryError):
+        check_no_lerobot(root)
+        what = f"holds no {paths.METADATA}" if root.is_dir() else "does not exist" if not root.exists() else "is a file"
+        raise NotADatasetError(f"{root} is not a roboreel dataset: it {what}") from None
     except OSError as error:
         raise StorageDirCorruptError(f"{path} cannot be read: {error}") from error
     try:
@@ -142,11 +144,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _not_a_dataset(root: Path) -> str:
+def check_no_lerobot(root: Path) -> None:
+    """Refuse a folder in LeRobot format with `NotADatasetError`, and say what to type."""
     if (root / "meta" / "info.json").exists() or (root / "meta_data").exists():
-        return f"{root} is a LeRobot folder, not a roboreel dataset; type: roboreel import {root} DEST"
-    what = f"holds no {paths.METADATA}" if root.is_dir() else "does not exist" if not root.exists() else "is a file"
-    return f"{root} is not a roboreel dataset: it {what}"
+        raise NotADatasetError(
+            f"{root} is a LeRobot folder, not a roboreel dataset; type: roboreel import {root} DEST"
+        ) from None
 
 
 def _parse(document: Any, path: Path) -> Manifest:

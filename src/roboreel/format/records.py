@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import astuple, dataclass, fields
 from typing import Any
@@ -140,3 +141,20 @@ def parse_rows(raw: bytes, dtype: np.dtype[Any], first_row: int) -> NDArray[np.v
                 "restore the file from a copy"
             )
     return np.frombuffer(raw, dtype)
+
+
+def parse_strings(raw: bytes, count: int) -> list[str]:
+    r"""Return the `count` strings in `raw`, one JSON string a line; `StorageDirCorruptError` for anything else.
+
+    >>> parse_strings(b'"push the T"\n"grasp"\n', 2)
+    ['push the T', 'grasp']
+    """
+    try:
+        strings = [json.loads(line) for line in raw.splitlines()]
+    except ValueError as error:
+        raise StorageDirCorruptError(f"strings.jsonl cannot be read: {error}; restore the file from a copy") from None
+    if len(strings) != count or not all(isinstance(text, str) for text in strings):
+        raise StorageDirCorruptError(
+            f"strings.jsonl does not hold the {count} strings that are committed; restore the file from a copy"
+        )
+    return strings

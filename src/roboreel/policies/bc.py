@@ -21,8 +21,10 @@ from roboreel import LeRobotDatasetV2, checkpoint
 from roboreel.errors import ConfigError
 from roboreel.policies.networks import ImageEncoder, VelocityNet, random_shift
 from roboreel.schema import IMAGE_KEY_PREFIX
+from roboreel.stats import RunningStats
 
 ACTION = "action"
+STATE = "observation.state"
 OBSERVATION_PREFIX = "observation."
 
 Stats = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -35,12 +37,12 @@ class BCConfig:
 
     chunk_size: int = 16
     """Actions predicted at once."""
-    n_action_steps: int = 8
+    n_action_steps: int = 4
     """How many of them are carried out before the next look."""
     width: int = 32
     """Channels of the first convolution; the others have twice as many."""
-    feature_size: int = 128
-    """Numbers that an image becomes."""
+    keypoints: int = 48
+    """Keypoints that the encoder places in an image, two numbers each."""
     hidden: int = 256
     """Width of the layers after the encoder."""
     blocks: int = 3
@@ -51,10 +53,12 @@ class BCConfig:
     """Steps along the flow from noise to actions."""
     shift_pixels: int = 4
     """In training, images are shifted by up to so many pixels each way."""
+    relative: bool = True
+    """Predict actions as offsets from `observation.state`, where that has the shape of an action."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < (0 if name == "shift_pixels" else 1):
+            if value < (1 if name not in ("shift_pixels", "relative") else 0):
                 raise ConfigError(f"--policy.{name.replace('_', '-')} {value} is too small")
         if self.n_action_steps > self.chunk_size:
             raise ConfigError(
@@ -103,6 +107,7 @@ class BCPolicy(nn.Module):
         self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
         self.cameras = [key for key in self.shapes if key.startswith(IMAGE_KEY_PREFIX)]
         self.states = [key for key in self.shapes if key not in self.cameras and key != ACTION]
+        self.relative = config.relative and self.shapes.get(STATE) == self.shapes[ACTION]
         scales = {key: (shape[0], 1, 1) if key in self.cameras else shape for key, shape in self.shapes.items()}
         self.normalizers = nn.ModuleDict(
             {
@@ -111,9 +116,9 @@ class BCPolicy(nn.Module):
             }
         )
         self.encoders = nn.ModuleList(
-            ImageEncoder(self.shapes[key], config.width, config.feature_size) for key in self.cameras
+            ImageEncoder(self.shapes[key][0], config.width, config.keypoints) for key in self.cameras
         )
-        size = config.feature_size * len(self.cameras) + sum(int(np.prod(self.shapes[key])) for key in self.states)
+        size = 2 * config.keypoints * len(self.cameras) + sum(int(np.prod(self.shapes[key])) for key in self.states)
         action_size = config.chunk_size * int(np.prod(self.shapes[ACTION]))
         self.velocity = VelocityNet(action_size, size, config.hidden, config.blocks)
         self._queues: dict[int, list[Tensor]] = {}
@@ -128,21 +133,17 @@ class BCPolicy(nn.Module):
         """
         if not len(dataset) or dataset.fps is None:
             raise ConfigError(f"{dataset.storage_dir} holds no frames to train on; `roboreel import` makes a dataset")
-        values = {key: value for key, value in dataset[0].items() if torch.is_tensor(value)}
-        if ACTION not in values:
-            raise ConfigError(f"{dataset.storage_dir} has no key 'action' to learn; it has {dataset.data_keys}")
-        seen = [
-            key
-            for key, value in values.items()
-            if key.startswith(OBSERVATION_PREFIX) and (key in dataset.camera_keys or value.is_floating_point())
-        ]
-        if not seen:
-            raise ConfigError(
-                f"{dataset.storage_dir} has no camera and no state (keys that begin with {OBSERVATION_PREFIX!r}) "
-                f"to act on; it has {dataset.data_keys}"
-            )
-        shapes = {key: tuple(values[key].shape) for key in [*seen, ACTION]}
-        return cls(config, shapes, fps=dataset.fps, stats=dataset.stats)
+        shapes, stats = shapes_to_learn(dataset), dict(dataset.stats)
+        for key in shapes:
+            if not np.isfinite(stats[key]["std"]).all():
+                finite = np.isfinite(dataset.get_data_by_key(key)).reshape(len(dataset), -1).all(axis=1)
+                raise ConfigError(
+                    f"{key!r} has values that are not finite, the first at index {int(finite.argmin())}; "
+                    "leave those episodes out"
+                )
+        if config.relative and shapes.get(STATE) == shapes[ACTION]:
+            stats[ACTION] = offset_stats(dataset, config.chunk_size)
+        return cls(config, shapes, fps=dataset.fps, stats=stats)
 
     def delta_timestamps(self) -> dict[str, list[float]]:
         """Return the windows to train on: the action of each frame and of those after it (s)."""
@@ -150,7 +151,10 @@ class BCPolicy(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch: "action" (B, chunk, …) with its "action_is_pad", images uint8 (B, C, H, W)."""
-        chunks = self._normalizer(ACTION)(batch[ACTION].float()).flatten(1)
+        actions = batch[ACTION].float()
+        if self.relative:
+            actions = actions - batch[STATE].float().unsqueeze(1)
+        chunks = self._normalizer(ACTION)(actions).flatten(1)
         size = int(np.prod(self.shapes[ACTION]))
         known = (~batch[f"{ACTION}_is_pad"]).repeat_interleave(size, dim=1)
         features = self._features(batch, shift=self.config.shift_pixels if self.training else 0)
@@ -158,7 +162,7 @@ class BCPolicy(nn.Module):
         repeats = self.config.noises
         chunks, known = chunks.repeat_interleave(repeats, 0), known.repeat_interleave(repeats, 0)
         noise, time = torch.randn_like(chunks), torch.rand(len(chunks), 1, device=chunks.device)
-        between = noise + time * (chunks - noise)
+        between = noise + time * (chunks - noise) * known  # where the episode is over, there is but noise
         velocity = self.velocity(between, time[:, 0], features, repeats)
         errors = (velocity - (chunks - noise)).square() * known
         loss: Tensor = errors.sum() / known.sum()  # the mean over actions that the episode has
@@ -173,7 +177,8 @@ class BCPolicy(nn.Module):
             time = torch.full((len(noise),), step / self.config.flow_steps, device=noise.device)
             chunk = chunk + self.velocity(chunk, time, features) / self.config.flow_steps
         shaped = chunk.view(len(noise), self.config.chunk_size, *self.shapes[ACTION])
-        return self._normalizer(ACTION).inverse(shaped)
+        actions = self._normalizer(ACTION).inverse(shaped)
+        return actions + observation[STATE].unsqueeze(1) if self.relative else actions
 
     def begin(self, env: int, seed: int) -> None:
         """Forget what was planned for an environment; `seed` fixes what is drawn until the next call."""
@@ -234,3 +239,35 @@ class BCPolicy(nn.Module):
         policy = cls(BCConfig(**content["config"]), shapes, fps=content["fps"])
         policy.load_state_dict(content["weights"])
         return policy.to(device).eval()
+
+
+def shapes_to_learn(dataset: LeRobotDatasetV2) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one frame for the action and every camera and (floating-point) state.
+
+    Raises:
+        ConfigError: there are no actions, or nothing to see.
+    """
+    values = {key: value for key, value in dataset[0].items() if torch.is_tensor(value)}
+    if ACTION not in values:
+        raise ConfigError(f"{dataset.storage_dir} has no key 'action' to learn; it has {dataset.data_keys}")
+    seen = [
+        key
+        for key, value in values.items()
+        if key.startswith(OBSERVATION_PREFIX) and (key in dataset.camera_keys or value.is_floating_point())
+    ]
+    if not seen:
+        raise ConfigError(
+            f"{dataset.storage_dir} has no camera and no state (keys that begin with {OBSERVATION_PREFIX!r}) "
+            f"to act on; it has {dataset.data_keys}"
+        )
+    return {key: tuple(values[key].shape) for key in [*seen, ACTION]}
+
+
+def offset_stats(dataset: LeRobotDatasetV2, chunk_size: int) -> Mapping[str, NDArray[Any]]:
+    """Return the statistics of what the actions of a chunk differ by from the state of its first frame."""
+    actions, states, episodes = (dataset.get_data_by_key(key) for key in (ACTION, STATE, dataset.EPISODE_INDEX_KEY))
+    running = RunningStats()
+    for step in range(min(chunk_size, len(actions))):
+        now = slice(0, len(actions) - step)
+        running.add((actions[step:] - states[now])[episodes[step:] == episodes[now]])
+    return running.result()

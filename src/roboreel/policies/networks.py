@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone calls it
 from torch import Tensor, nn
@@ -16,26 +14,38 @@ def conv_block(channels_in: int, channels_out: int, kernel: int, stride: int) ->
     return [conv, nn.GroupNorm(8, channels_out), nn.ReLU()]
 
 
-class ImageEncoder(nn.Module):
-    """Images (B, C, H, W), float, to features (B, `size`).
+class SpatialSoftmax(nn.Module):
+    """Keypoints: for each of C maps the mean position under its softmax.
 
-    The first convolution steps by 4 pixels: most of the time would otherwise go into the first layers.
+    (B, C, H, W) -> (B, 2 C), each in -1 … 1; a map that is high at one pixel gives that pixel's place.
     """
 
-    def __init__(self, shape: Sequence[int], width: int, size: int) -> None:
+    def forward(self, maps: Tensor) -> Tensor:
+        weights = maps.flatten(2).softmax(dim=-1).view_as(maps)
+        y = torch.linspace(-1, 1, maps.shape[2], device=maps.device)
+        x = torch.linspace(-1, 1, maps.shape[3], device=maps.device)
+        return torch.cat([weights.sum(dim=3) @ y, weights.sum(dim=2) @ x], dim=1)
+
+
+class ImageEncoder(nn.Module):
+    """Images (B, C, H, W), float, of any size, to the places of `num_keypoints` keypoints (B, 2 num_keypoints).
+
+    The first convolution steps by 4 pixels: most of the time would otherwise go into the first layers, and keypoints
+    lie between pixels anyway.
+    """
+
+    def __init__(self, channels: int, width: int, num_keypoints: int) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            *conv_block(shape[0], width, kernel=8, stride=4),
+        self.layers = nn.Sequential(
+            *conv_block(channels, width, kernel=8, stride=4),
             *conv_block(width, 2 * width, kernel=3, stride=2),
-            *conv_block(2 * width, 2 * width, kernel=3, stride=2),
-            nn.Flatten(),
+            *conv_block(2 * width, 2 * width, kernel=3, stride=1),
+            nn.Conv2d(2 * width, num_keypoints, kernel_size=1),
+            SpatialSoftmax(),
         )
-        with torch.no_grad():
-            flat = self.convolutions(torch.zeros(1, *shape)).shape[1]
-        self.outlet = nn.Sequential(nn.Linear(flat, size), nn.LayerNorm(size), nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.outlet(self.convolutions(images))
+        features: Tensor = self.layers(images)
         return features
 
 

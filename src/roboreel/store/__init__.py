@@ -2,8 +2,8 @@
 
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import ArrayFrames, CameraFrames, PngFrames, VideoFrames
-from roboreel.format.files import free_bytes, rename
-from roboreel.format.manifest import Manifest
+from roboreel.format.files import free_bytes, rename, sync_path
+from roboreel.format.manifest import Manifest, check_no_lerobot
 from roboreel.store.check import find_problems, is_dataset
 from roboreel.store.episode import Episode, infer_keys
 from roboreel.store.layout import discard, frame_bytes
@@ -21,6 +21,7 @@ __all__ = [
     "Touched",
     "VideoFrames",
     "Writer",
+    "check_no_lerobot",
     "discard",
     "find_problems",
     "frame_bytes",
@@ -28,4 +29,5 @@ __all__ = [
     "infer_keys",
     "is_dataset",
     "rename",
+    "sync_path",
 ]

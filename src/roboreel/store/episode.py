@@ -22,6 +22,8 @@ from roboreel.schema import (
     index_keys,
 )
 
+_ALWAYS = frozenset({INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY})
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -39,6 +41,11 @@ class Episode:
     source_episode: int = -1
     wall_start: float = 0.0
     """Time of recording, seconds since 1970; 0: not known."""
+
+    @property
+    def data_keys(self) -> set[str]:
+        """The keys of a dataset that begins with this episode."""
+        return {*_ALWAYS, *self.columns, *self.strings, *self.cameras}
 
 
 def infer_keys(episode: Episode, modes: Mapping[str, LeRobotDatasetV2ImageMode]) -> dict[str, KeySpec]:
@@ -72,19 +79,24 @@ def parse_episode(episode: Episode, keys: Mapping[str, KeySpec], fps: float) -> 
     columns[TIMESTAMP_KEY] = _parse_timestamps(episode, fps)
     for key, strings in episode.strings.items():
         _check_length(key, len(strings), episode.length)
+        _check_strings(key, strings)
     for key, frames in episode.cameras.items():
         _check_length(key, frames.length, episode.length)
         if tuple(frames.shape) != keys[key].shape:
             raise InvalidEpisodeError(
                 f"{key!r}: frames of shape {tuple(frames.shape)}, where the dataset has {keys[key].shape}"
             )
+        if keys[key].image_mode is LeRobotDatasetV2ImageMode.VIDEO and frames.shape[-1] != 3:
+            raise InvalidEpisodeError(
+                f"{key!r}: frames of shape {tuple(frames.shape)}, and video has 3 channels (RGB); give those, or begin "
+                "the dataset with image_mode='png' or 'memmap'"
+            )
     return replace(episode, columns=columns)
 
 
 def _check_keys(episode: Episode, keys: Mapping[str, KeySpec]) -> None:
-    always = {INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY}
-    given = {*episode.columns, *episode.strings, *episode.cameras} - always
-    wanted = set(keys) - always
+    given = episode.data_keys - _ALWAYS
+    wanted = set(keys) - _ALWAYS
     if missing := sorted(wanted - given):
         raise InvalidEpisodeError(f"the episode lacks the keys {missing}, which every episode of this dataset has")
     if unknown := sorted(given - wanted):
@@ -105,6 +117,16 @@ def _check_keys(episode: Episode, keys: Mapping[str, KeySpec]) -> None:
 def _check_length(key: str, length: int, wanted: int) -> None:
     if length != wanted:
         raise InvalidEpisodeError(f"{key!r} has {length} frames, other keys of the episode have {wanted}")
+
+
+def _check_strings(key: str, strings: Sequence[str]) -> None:
+    for text in set(strings):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidEpisodeError(
+                f"{key!r}: {text!r} is no text that can be stored as UTF-8 ({error.reason})"
+            ) from None
 
 
 def _check_frame_index(episode: Episode) -> None:

@@ -5,7 +5,6 @@ A read is an attempt: gather, then look whether a writer touched what was gather
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from roboreel.format.records import (
     State,
     episode_dtype,
     parse_rows,
+    parse_strings,
 )
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.episodes import EpisodeTable
@@ -67,7 +67,7 @@ class Store:
         self.state = State()
         self.strings: list[str] = []
         self.table = EpisodeTable(episode_dtype(len(manifest.video_keys)))
-        self._raw = b""
+        self._raw: bytes | None = None
         self._capacity = 0
         self._losses: tuple[int, int] | None = None
         self._fds = {name: os.open(root / name, os.O_RDONLY | os.O_CLOEXEC) for name in _followed(root)}
@@ -127,7 +127,7 @@ class Store:
             self.table.append(parse_rows(raw, self.table.rows.dtype, known))
         if state.strings > len(self.strings):
             raw = os.pread(self._fds[paths.STRINGS], state.string_bytes, 0)
-            self.strings = [json.loads(line) for line in raw.splitlines()]
+            self.strings = parse_strings(raw, state.strings)
         self.state = state
 
     def _map(self, capacity: int) -> None:

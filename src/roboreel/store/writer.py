@@ -46,7 +46,7 @@ from roboreel.schema import (
     LeRobotDatasetV2ImageMode,
 )
 from roboreel.store.episode import Episode, is_regular, parse_episode
-from roboreel.store.layout import allocate, check_empty, frame_bytes, give_back, make_files, remove_leftovers
+from roboreel.store.layout import allocate, creating, frame_bytes, give_back, make_files
 from roboreel.store.ring import Place, check_space, grown_capacity, place_episode
 from roboreel.store.store import Store
 
@@ -93,28 +93,13 @@ class Writer:
         first = parse_episode(first, manifest.keys, manifest.fps)
         place_episode(first.length, 0, manifest.capacity, fixed=manifest.fixed_capacity, ring=manifest.ring)
         check_space(manifest.capacity * frame_bytes(manifest), files.free_bytes(root))
-        check_empty(root)
-        made = files.make_dir(root)
-        lock = None
-        try:
-            lock = WriterLock(root)
-            remove_leftovers(root)
+        with creating(root) as lock:
             raw = manifest.to_bytes()
             make_files(root, manifest, raw)
             writer = cls(Store(root, manifest), lock)
             writer._add_parsed(first)
             files.replace_atomically(root / paths.METADATA, raw)  # last: from here on this is a dataset
             return writer
-        except BaseException:
-            with contextlib.suppress(OSError):
-                remove_leftovers(root)
-                if lock is not None:
-                    lock.release()
-                for name in (paths.LOCK, paths.LOCK_OWNER):
-                    files.remove(root / name)
-                if made:
-                    root.rmdir()
-            raise
 
     # One episode
 
@@ -124,6 +109,7 @@ class Writer:
 
     def _add_parsed(self, episode: Episode) -> None:
         self._lock.check_owned()
+        self._recover()  # of our own last episode, where not even undoing it worked
         manifest, state = self.store.manifest, self.store.state
         place = place_episode(
             episode.length, state.next_slot, state.capacity, fixed=manifest.fixed_capacity, ring=manifest.ring

@@ -1,0 +1,145 @@
+"""Make `tests/golden/v0.1`: a tiny ring with every kind of file of the format, in fixed bytes.
+
+    .venv/bin/python -m tests.make_golden
+
+Run it for a new version of the format only, into a new directory: the old ones say what must stay readable. The clip
+of an existing golden dataset is taken along, because every encoder makes other bytes of the same frames.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.columns.encode import EncodeOptions, encode_video
+from roboreel.columns.frames import ArrayFrames, VideoFrames
+from roboreel.format import paths
+from roboreel.format.manifest import Manifest
+from roboreel.format.records import DURABLE_OFFSETS, LIVE_OFFSET, STATE_RECORD_BYTES, State
+from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.store import Episode, Writer, infer_keys
+
+GOLDEN = Path(__file__).parent / "golden" / "v0.1"
+
+FPS = 10
+CAPACITY = 6
+LENGTHS = (3, 2, 2)
+"""The third goes to the start of the ring, over the first two frames of the first: 5 frames are left."""
+TASKS = ("push the T", "push the T", 'Größer, "schneller"\n')
+SPECIAL_KEY = "observation.Gripper/left"
+RAW, PNG, VIDEO = "observation.image", "observation.image.png", "observation.images.top"
+MODES = {
+    RAW: LeRobotDatasetV2ImageMode.MEMMAP,
+    PNG: LeRobotDatasetV2ImageMode.PNG,
+    VIDEO: LeRobotDatasetV2ImageMode.VIDEO,
+}
+CLIP_SHAPE = (64, 64, 3)
+DEAD_BOOT = bytes(range(16))
+
+
+def values(number: int) -> dict[str, NDArray[np.generic]]:
+    """The numeric columns of one episode, each value telling episode and frame."""
+    frame = np.arange(LENGTHS[number])
+    columns: dict[str, NDArray[np.generic]] = {
+        "action": (100 * number + frame[:, None] + np.array([0, 0.5])).astype("<f4"),
+        SPECIAL_KEY: (10 * number + frame).astype("<i2"),
+        "next.done": frame == LENGTHS[number] - 1,
+    }
+    if number == 1:
+        columns["timestamp"] = np.array([0.0, 0.25])  # half a step or more from 0.1: windows by time
+    return columns
+
+
+def images(number: int) -> NDArray[np.uint8]:
+    """(frames, 4, 5, 3): what the cameras that keep their pixels see."""
+    frame = np.arange(LENGTHS[number], dtype=np.uint8)[:, None, None, None]
+    pixel = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    return (pixel + 20 * frame + 70 * np.uint8(number)).astype(np.uint8)
+
+
+def grey_levels() -> NDArray[np.uint8]:
+    """Of each frame of the clip."""
+    return (30 + 30 * np.arange(sum(LENGTHS))).astype(np.uint8)
+
+
+def encode_clip(path: Path) -> None:
+    frames = np.broadcast_to(grey_levels()[:, None, None, None], (sum(LENGTHS), *CLIP_SHAPE))
+    encode_video(path, [np.ascontiguousarray(frames)], fps=FPS, options=EncodeOptions(preset="10"))
+
+
+def episode(number: int, clip: Path) -> Episode:
+    length = LENGTHS[number]
+    return Episode(
+        length,
+        values(number),
+        {"task": [TASKS[number]] * length},
+        {
+            RAW: ArrayFrames(images(number)),
+            PNG: ArrayFrames(images(number)),
+            VIDEO: VideoFrames(clip, sum(LENGTHS[:number]), length, CLIP_SHAPE),
+        },
+        source="a/b@0123abcd",
+        source_episode=10 + number,
+        wall_start=1.7e9 + number,
+    )
+
+
+def _fixed_uuids() -> Callable[[], uuid.UUID]:
+    numbers = iter(range(1, 100))
+    return lambda: uuid.UUID(int=next(numbers))
+
+
+def make(root: Path, clip: Path) -> None:
+    """Write the dataset to `root`, as it is found after another boot: only the durable record counts."""
+    episodes = [episode(number, clip) for number in range(len(LENGTHS))]
+    with mock.patch("uuid.uuid4", _fixed_uuids()):
+        provenance = {"made_by": "tests/make_golden.py"}
+        keys = infer_keys(episodes[0], MODES)
+        manifest = Manifest(FPS, keys, CAPACITY, fixed_capacity=True, ring=True, provenance=provenance)
+        writer = Writer.create(root, manifest, episodes[0])
+        for one in episodes[1:]:
+            writer.add(one)
+        writer.close()
+    for name in (paths.LOCK, paths.LOCK_OWNER):
+        (root / name).unlink()
+    _fix_state(root / paths.STATE)
+
+
+def _fix_state(path: Path) -> None:
+    """Take boot and process out of the records; let the live one, of a boot long gone, count more than is there.
+
+    The older durable record, of the empty dataset, is taken out: it must not step in where a test spoils the newer.
+    """
+    raw = bytearray(path.read_bytes())
+    state = State.from_bytes(bytes(raw[DURABLE_OFFSETS[0] :][:STATE_RECORD_BYTES]))
+    assert state is not None
+    durable = replace(state, boot_id=DEAD_BOOT, writer_pid=1234)
+    live = replace(durable, generation=durable.generation + 1, seq=durable.seq + 2, rows=durable.rows + 1)
+    for offset, record in ((LIVE_OFFSET, live), (DURABLE_OFFSETS[0], durable)):
+        raw[offset : offset + STATE_RECORD_BYTES] = record.to_bytes()
+    raw[DURABLE_OFFSETS[1] :] = bytes(len(raw) - DURABLE_OFFSETS[1])
+    path.write_bytes(raw)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        clip = Path(temporary) / "clip.mp4"
+        known = paths.video_path(GOLDEN, VIDEO, 0)
+        if known.exists():
+            shutil.copyfile(known, clip)
+        else:
+            encode_clip(clip)
+        shutil.rmtree(GOLDEN, ignore_errors=True)
+        make(GOLDEN, clip)
+
+
+if __name__ == "__main__":
+    main()
