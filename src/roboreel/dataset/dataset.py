@@ -244,14 +244,17 @@ class LeRobotDatasetV2(Base):
             EpisodeNotFoundError: the dataset does not hold it (any more).
         """
         store = self._need_store()
-        slots = episode_slots(store, episode_index)
-        if slots is None or (self._episodes is not None and episode_index not in self._episodes):
-            held = self.get_unique_episode_indices()
-            span = f"{held[0]} to {held[-1]}" if len(held) else "none"
-            raise EpisodeNotFoundError(
-                f"episode {episode_index} is not in the dataset, which holds {len(held)} episodes: {span}"
-            )
-        arrays, _ = gather(store, slots, self.data_keys, Windows({}))
+        while True:
+            slots = episode_slots(store, episode_index)
+            if slots is None or (self._episodes is not None and episode_index not in self._episodes):
+                held = self.get_unique_episode_indices()
+                span = f"{held[0]} to {held[-1]}" if len(held) else "none"
+                raise EpisodeNotFoundError(
+                    f"episode {episode_index} is not in the dataset, which holds {len(held)} episodes: {span}"
+                )
+            arrays, _ = gather(store, slots, self.data_keys, Windows({}))
+            if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):  # else a ring went over it in between
+                break
         return {key: self._given(store, key, array) for key, array in arrays.items()}
 
     def get_data_by_key(self, key: str) -> Any:
@@ -269,7 +272,7 @@ class LeRobotDatasetV2(Base):
                 f"{key!r} is stored as {store.manifest.keys[key].to_dict()['stored']}: this would decode the whole "
                 "dataset; read frames by index, or import with decode_images=True"
             )
-        slots = np.arange(store.state.frames) if self._chosen is None else self._chosen
+        slots = self._slots(range(len(self)))
         arrays, _ = gather(store, slots, [key], Windows({}))
         return self._given(store, key, arrays[key])
 
@@ -285,7 +288,7 @@ class LeRobotDatasetV2(Base):
         store = self._opening.store()
         if store is None:
             return np.zeros(0, np.int64)
-        store.refresh()
+        store.settle()
         numbers: Ints = np.sort(store.table.rows["episode_index"][store.table.live])
         return numbers if self._episodes is None else np.intersect1d(numbers, self._episodes)
 
@@ -295,7 +298,7 @@ class LeRobotDatasetV2(Base):
         store = self._opening.store()
         if store is None:
             return {"from": np.zeros(0, np.int64), "to": np.zeros(0, np.int64)}
-        store.refresh()
+        store.settle()
         return episode_ranges(store, self._episodes)
 
     @property

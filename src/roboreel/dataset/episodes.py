@@ -21,7 +21,7 @@ _SAMPLED_IMAGES = 1000
 
 def episode_slots(store: Store, episode_index: int) -> Ints | None:
     """Return the surviving slots of an episode in order, or None where the dataset does not hold it."""
-    store.refresh()
+    store.settle()
     table = store.table
     row = table.live[table.rows["episode_index"][table.live] == episode_index]
     if not len(row):

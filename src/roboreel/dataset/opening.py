@@ -134,7 +134,7 @@ class Opening:
 
     def _need_writer(self) -> Writer:
         self._check_writable()
-        if self._writer is None:
+        if self._writer is None or self._writer.closed:
             if self._store is not None:
                 self._store.close()
             self._store = None
@@ -143,7 +143,7 @@ class Opening:
         return self._writer
 
     def flush(self) -> None:
-        if self._writer is not None:
+        if self._writer is not None and not self._writer.closed:
             self._writer.flush()
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class Opening:
         writer, store = self._writer, self._store
         self._writer = self._store = None
         try:
-            if writer is not None:
+            if writer is not None and not writer.closed:
                 writer.close()
         finally:
             if store is not None:

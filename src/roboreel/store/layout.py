@@ -71,6 +71,13 @@ def remove_leftovers(root: Path) -> None:
         files.remove(root / name)
 
 
+def image_numbers(root: Path, key: str) -> list[int]:
+    """The numbers of a camera's image directories (episode rows) or video files, as they are on disk."""
+    folders = (paths.image_dir(root, key, 0).parent, paths.video_path(root, key, 0).parent)
+    names = [path.name.partition(".")[0] for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return [int(name) for name in names if name.isdigit()]
+
+
 def make_files(root: Path, manifest: Manifest, metadata: bytes) -> None:
     """Lay out every file but `metadata.json`: columns with room for the capacity, the rest empty."""
     files.make_dir(root / paths.COLUMNS)

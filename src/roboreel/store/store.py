@@ -224,6 +224,12 @@ class Store:
                 f"{self.root}: {paths.OWNERS} does not agree with {paths.EPISODES}; restore both from a copy"
             ) from error
 
+    def settle(self) -> None:
+        """Take notice of what was committed, and of what a writer that died has left half done."""
+        self.refresh()
+        if self.state.busy_start < self.state.busy_stop and not writer_is_alive(self.root):
+            self._take_losses()
+
     def _take_losses(self) -> bool:
         """Give up the frames that a writer was replacing when it died; return whether there were any."""
         start, stop = self.state.busy_start, min(self.state.busy_stop, self.state.frames)

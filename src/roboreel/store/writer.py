@@ -46,7 +46,7 @@ from roboreel.schema import (
     LeRobotDatasetV2ImageMode,
 )
 from roboreel.store.episode import Episode, is_regular, parse_episode
-from roboreel.store.layout import allocate, creating, frame_bytes, give_back, make_files
+from roboreel.store.layout import allocate, creating, frame_bytes, give_back, image_numbers, make_files
 from roboreel.store.ring import Place, check_space, grown_capacity, place_episode
 from roboreel.store.store import Store
 
@@ -56,7 +56,9 @@ class Writer:
 
     def __init__(self, store: Store, lock: WriterLock) -> None:
         self.store = store
+        self.closed = False
         self._lock = lock
+        self._untidy = True  # a writer that was killed may have left image files that nothing refers to
         root, manifest = store.root, store.manifest
         self._state_file = DataFile(root / paths.STATE)
         self._episodes = DataFile(root / paths.EPISODES)
@@ -109,7 +111,6 @@ class Writer:
 
     def _add_parsed(self, episode: Episode) -> None:
         self._lock.check_owned()
-        self._recover()  # of our own last episode, where not even undoing it worked
         manifest, state = self.store.manifest, self.store.state
         place = place_episode(
             episode.length, state.next_slot, state.capacity, fixed=manifest.fixed_capacity, ring=manifest.ring
@@ -122,8 +123,11 @@ class Writer:
             self._publish(place)
             self._write(episode, place)
             self._commit(episode, place, row)
-        with contextlib.suppress(StorageError):  # the episode is in; files that nothing refers to do no harm
-            self._evict(live_before)
+        gone = None if self._untidy else np.setdiff1d(live_before, self.store.table.live)
+        self._untidy = True
+        with contextlib.suppress(StorageError):  # the episode is in; the next one sweeps what stayed behind
+            self._evict(gone)
+            self._untidy = False
 
     def _stage_images(self, episode: Episode) -> list[tuple[int, int]]:
         for key, png in self._pngs.items():
@@ -223,8 +227,14 @@ class Writer:
         except BaseException as error:
             try:
                 self._roll_back(place, saved)
-            except StorageError as second:  # the range stays published: whoever writes next gives up what is half done
-                raise StorageError(f"{error}; and it could not be undone: {second}") from error
+            except BaseException as second:
+                # The range stays published. Without the lock, readers need not wait for us: they take what is half
+                # done for lost, and whoever opens for writing next gives it up.
+                self._close_files()
+                self._lock.release()
+                if isinstance(second, StorageError):
+                    raise StorageError(f"{error}; and it could not be undone: {second}") from error
+                raise
             raise
 
     def _saved(self, place: Place) -> dict[str, NDArray[Any]]:
@@ -241,6 +251,7 @@ class Writer:
 
     def _roll_back(self, place: Place, saved: Mapping[str, NDArray[Any]]) -> None:
         state = self.store.state
+        self._untidy = True
         self._codes = {text: code for code, text in enumerate(self.store.strings)}
         for png in self._pngs.values():
             png.drop(state.rows)
@@ -327,16 +338,17 @@ class Writer:
         clip = self.store.manifest.video_keys.index(key)
         return int(np.max(table.rows["clips"]["file"][:, clip], initial=-1)) + 1
 
-    def _evict(self, live_before: NDArray[np.int64]) -> None:
-        """Remove the image files of episodes of which the last frame was just overwritten."""
-        table = self.store.table
-        gone = np.setdiff1d(live_before, table.live)
+    def _evict(self, gone: NDArray[np.int64] | None) -> None:
+        """Remove the image files of rows that nothing is left of; None: all that no live row refers to."""
+        table, root = self.store.table, self.store.root
         for key, video in self._videos.items():
             clip = self.store.manifest.video_keys.index(key)
-            for file in np.setdiff1d(table.rows["clips"]["file"][gone, clip], self._video_files(key)).tolist():
+            held = image_numbers(root, key) if gone is None else table.rows["clips"]["file"][gone, clip]
+            for file in np.setdiff1d(held, self._video_files(key)).tolist():
                 video.drop(file)
-        for png in self._pngs.values():
-            for row in gone.tolist():
+        for key, png in self._pngs.items():
+            held = image_numbers(root, key) if gone is None else gone
+            for row in np.setdiff1d(held, table.live).tolist():
                 png.drop(row)
 
     # The end
@@ -380,6 +392,7 @@ class Writer:
             self._lock.release()
 
     def _close_files(self) -> None:
+        self.closed = True
         for file in (self._state_file, self._episodes, self._strings, self._owners):
             file.close()
         for column in self._columns.values():
