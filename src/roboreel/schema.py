@@ -110,6 +110,11 @@ class KeySpec:
         return self.image_mode is not None and LeRobotDatasetV2ImageMode.needs_decoding(self.image_mode)
 
     @property
+    def has_checksums(self) -> bool:
+        """Whether each frame has a checksum of its own; a video file has one for the whole."""
+        return self.image_mode is not LeRobotDatasetV2ImageMode.VIDEO
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of one frame, as raw numbers.
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.columns.base import Column, Frames
 from roboreel.columns.frames import CameraFrames, PngFrames, decode_png
 from roboreel.format import files, paths
+from roboreel.format.records import CHECKSUM_DTYPE
 from roboreel.schema import KeySpec
 
 
@@ -40,17 +43,25 @@ class PngWriter:
         self._root = root
         self._unsynced: list[Path] = []
 
-    def stage(self, row: int, frames: CameraFrames) -> None:
-        """Store the frames under the number of a row that is not committed yet."""
+    def stage(self, row: int, frames: CameraFrames) -> NDArray[np.uint64]:
+        """Store the frames under the number of a row that is not committed yet; return the files' checksums."""
         target = paths.image_dir(self._root, self.spec.name, row)
         temporary = target.with_name(target.name + ".tmp")
         files.remove(temporary)
         files.remove(target)  # left by a writer that died before it committed this row
         files.make_dir(temporary)
+        checksums = np.zeros(frames.length, CHECKSUM_DTYPE)
         for position, data in enumerate(self._encoded(frames)):
             files.write_new(temporary / paths.image_path(self._root, self.spec.name, row, position).name, data)
+            checksums[position] = xxhash.xxh3_64_intdigest(data)
         files.rename(temporary, target)
         self._unsynced.append(target)
+        return checksums
+
+    def take_for_unsynced(self, rows: Iterable[int]) -> None:
+        """Have the next `sync` include the files of these rows."""
+        present = (paths.image_dir(self._root, self.spec.name, row) for row in rows)
+        self._unsynced += [path for path in present if path.is_dir()]
 
     def _encoded(self, frames: CameraFrames) -> Any:
         if isinstance(frames, PngFrames):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,14 @@ class VideoWriter:
         for file in [file for file in self._taken.values() if file not in in_use]:
             self.drop(file)
         files.remove(self._temporary())
+
+    def take_for_unsynced(self, numbers: Iterable[int]) -> None:
+        """Have the next `sync` include these video files."""
+        for file in numbers:
+            for path_of in (paths.frame_table_path, paths.video_path):
+                path = path_of(self._root, self.spec.name, file)
+                if path.exists():
+                    self._unsynced.append(path)
 
     def sync(self) -> None:
         for path in self._unsynced:

@@ -101,7 +101,7 @@ def _attempt(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -
         spec = store.manifest.keys[key]
         if key not in windows.deltas:
             arrays[key] = np.empty((len(slots), *spec.shape), spec.dtype)
-            store.columns[key].read(single, arrays[key])
+            store.read_key(key, single, arrays[key])
             continue
         deltas = windows.deltas[key]
         if deltas.signature not in made:
@@ -112,7 +112,7 @@ def _attempt(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -
             touched.append((flat, flat_words))
         frames, is_pad = made[deltas.signature]
         out = np.empty((len(frames.slots), *spec.shape), spec.dtype)
-        store.columns[key].read(frames, out)
+        store.read_key(key, frames, out)
         arrays[key] = out.reshape(len(slots), len(deltas), *spec.shape)
         masks[key] = is_pad.copy()
     return (arrays, masks), Touched(*(np.concatenate(part) for part in zip(*touched, strict=True)))

@@ -36,6 +36,7 @@ _CAMERA_DIMENSIONS = 3
 
 _TEMPLATES = {
     "column": paths.COLUMN_TEMPLATE,
+    "checksum": paths.CHECKSUM_TEMPLATE,
     "png": paths.IMAGE_TEMPLATE,
     "video": paths.VIDEO_TEMPLATE,
     "frame_table": paths.FRAME_TABLE_TEMPLATE,

@@ -14,11 +14,17 @@ OWNERS = "owners.bin"
 LOCK = "writer.lock"
 LOCK_OWNER = "writer.json"
 COLUMNS = "columns"
+CHECKSUMS = "checksums"
+REDO = "redo.bin"
 IMAGES = "images"
 VIDEOS = "videos"
 
+TEMPORARY = ".tmp"
+"""Ends the name of what is written before it is renamed."""
+
 ENTRIES = frozenset(
-    {METADATA, METADATA + ".tmp", STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER, COLUMNS, IMAGES, VIDEOS}
+    {METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER}
+    | {COLUMNS, CHECKSUMS, REDO, REDO + TEMPORARY, IMAGES, VIDEOS}
 )
 """Every entry that a dataset directory may have of ours; anything else in it is somebody else's."""
 
@@ -26,6 +32,7 @@ IMAGE_TEMPLATE = "images/{key}/{row:09d}/{frame:06d}.png"
 VIDEO_TEMPLATE = "videos/{key}/{file:06d}.mp4"
 FRAME_TABLE_TEMPLATE = "videos/{key}/{file:06d}.frames"
 COLUMN_TEMPLATE = "columns/{key}.bin"
+CHECKSUM_TEMPLATE = "checksums/{key}.bin"
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _MAX_NAME_BYTES = 240
@@ -56,6 +63,10 @@ def encode_key(key: str) -> str:
 
 def column_path(root: Path, key: str) -> Path:
     return root / COLUMN_TEMPLATE.format(key=encode_key(key))
+
+
+def checksum_path(root: Path, key: str) -> Path:
+    return root / CHECKSUM_TEMPLATE.format(key=encode_key(key))
 
 
 def image_dir(root: Path, key: str, row: int) -> Path:

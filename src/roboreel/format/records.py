@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ DURABLE_OFFSETS = (4096, 8192)
 """Two places in turn, a page apart: a torn write of one leaves the other."""
 STATE_BYTES = 12288
 
-_STATE_FIELDS = struct.Struct("<8s2Q16s12Q")
+_STATE_FIELDS = struct.Struct("<8s2Q16s15Q")
 _CHECKSUM_BYTES = 8
 
 
@@ -54,6 +54,16 @@ class State:
     string_bytes: int = 0
     metadata_hash: int = 0
     """xxh3-64 of `metadata.json`."""
+    at_risk_start: int = 0
+    """In a durable record: slots that are overwritten after it, and hold nothing certain after a power cut. They begin
+    here and go on around the ring for `at_risk_length`."""
+    at_risk_length: int = 0
+    redo: int = 0
+    """xxh3-64 of `redo.bin` while an edit is committed and not wholly applied; otherwise 0."""
+
+    def with_busy(self, start: int, stop: int) -> State:
+        """Return the state with slots [start, stop) published as being written; none where both are equal."""
+        return replace(self, busy_start=start, busy_stop=stop)
 
     def to_bytes(self) -> bytes:
         """Return the 256 bytes of the record: magic, fields, zeros, checksum.
@@ -101,6 +111,11 @@ _EPISODE_FIELDS: list[Any] = [
 OWNER_DTYPE = np.dtype("<u8")
 """One word a slot, so that it is never torn: episode row + 1 in the low 40 bits, edit counter above; 0: no frame."""
 OWNER_ROW_MASK = (1 << 40) - 1
+OWNER_EDIT = 1 << 40
+"""Added to an owner word by each edit of its slot."""
+
+CHECKSUM_DTYPE = np.dtype("<u8")
+"""One xxh3-64 a frame and key."""
 
 
 def episode_dtype(video_cameras: int) -> np.dtype[Any]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from roboreel.columns.memmap import MemmapWriter
 from roboreel.errors import DatasetLockedError, InvalidArgumentError
 from roboreel.format import files, paths
-from roboreel.format.files import DataFile
-from roboreel.format.lock import WriterLock, boot_id
+from roboreel.format.lock import WriterLock
 from roboreel.format.manifest import Manifest, metadata_hash
-from roboreel.format.records import DURABLE_OFFSETS, LIVE_OFFSET, OWNER_DTYPE, STATE_BYTES, State
+from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, State
+from roboreel.store.records import StateFile
+from roboreel.store.slots import SlotFiles
 
 
 def frame_bytes(manifest: Manifest) -> int:
-    """Bytes of one frame in all column files, the owner word included."""
-    stored = (spec.frame_bytes for spec in manifest.keys.values() if not spec.needs_decoding)
-    return sum(stored) + OWNER_DTYPE.itemsize
+    """Bytes of one frame in all files that are addressed by slot: columns, checksums, owners."""
+    stored = sum(spec.frame_bytes for spec in manifest.keys.values() if not spec.needs_decoding)
+    checksums = sum(CHECKSUM_DTYPE.itemsize for spec in manifest.keys.values() if spec.has_checksums)
+    return stored + checksums + OWNER_DTYPE.itemsize
 
 
 def check_empty(root: Path) -> None:
@@ -71,51 +72,23 @@ def remove_leftovers(root: Path) -> None:
         files.remove(root / name)
 
 
-def image_numbers(root: Path, key: str) -> list[int]:
-    """The numbers of a camera's image directories (episode rows) or video files, as they are on disk."""
-    folders = (paths.image_dir(root, key, 0).parent, paths.video_path(root, key, 0).parent)
-    names = [path.name.partition(".")[0] for folder in folders if folder.is_dir() for path in folder.iterdir()]
-    return [int(name) for name in names if name.isdigit()]
-
-
 def make_files(root: Path, manifest: Manifest, metadata: bytes) -> None:
     """Lay out every file but `metadata.json`: columns with room for the capacity, the rest empty."""
-    files.make_dir(root / paths.COLUMNS)
-    columns = {
-        key: MemmapWriter(root, spec, create=True) for key, spec in manifest.keys.items() if not spec.needs_decoding
-    }
-    owners = DataFile(root / paths.OWNERS, create=True)
-    state_file = DataFile(root / paths.STATE, create=True)
-    everything: list[MemmapWriter | DataFile] = [*columns.values(), owners, state_file]
+    slots = SlotFiles(root, manifest.keys, create=True)
+    state_file = StateFile(root, create=True)
     try:
-        allocate(columns, owners, manifest.capacity)
+        slots.allocate(manifest.capacity)
+        slots.sync()
         for name in (paths.EPISODES, paths.STRINGS):
             files.write_new(root / name, b"")
-        state_file.allocate(STATE_BYTES)
-        state = State(capacity=manifest.capacity, boot_id=boot_id(), metadata_hash=metadata_hash(metadata))
-        for place in (LIVE_OFFSET, DURABLE_OFFSETS[1]):  # a power cut before the first flush leaves an empty dataset
-            state_file.write_at(place, state.to_bytes())
-        for file in everything:
-            file.sync()
-        for directory in (root / paths.COLUMNS, root, root.parent):
+        state = State(capacity=manifest.capacity, metadata_hash=metadata_hash(metadata))
+        state_file.put_live(state)
+        state_file.put_durable(state)  # a power cut before the first flush leaves an empty dataset
+        for directory in (root / paths.COLUMNS, root / paths.CHECKSUMS, root, root.parent):
             files.sync_path(directory)
     finally:
-        for file in everything:
-            file.close()
-
-
-def allocate(columns: Mapping[str, MemmapWriter], owners: DataFile, capacity: int) -> None:
-    """Give every slot file room for `capacity` frames."""
-    for column in columns.values():
-        column.allocate(capacity)
-    owners.allocate(capacity * OWNER_DTYPE.itemsize)
-
-
-def give_back(columns: Mapping[str, MemmapWriter], owners: DataFile, capacity: int) -> None:
-    """Free the room beyond `capacity` frames, which no reader has mapped because no record counts it yet."""
-    for column in columns.values():
-        column.truncate(capacity)
-    owners.truncate(capacity * OWNER_DTYPE.itemsize)
+        slots.close()
+        state_file.close()
 
 
 def discard(root: Path) -> None:

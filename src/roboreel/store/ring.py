@@ -68,6 +68,33 @@ def grown_capacity(capacity: int, needed: int, frame_bytes: int, free: int) -> i
     return needed
 
 
+def ring_ranges(start: int, length: int, capacity: int) -> list[tuple[int, int]]:
+    """Return the slot ranges of `length` slots that begin at `start` and go on around the ring.
+
+    >>> ring_ranges(8, 5, 10), ring_ranges(3, 4, 10), ring_ranges(3, 0, 10)
+    ([(8, 10), (0, 3)], [(3, 7)], [])
+    """
+    if length >= capacity:
+        return [(0, capacity)]
+    start %= capacity
+    ranges = [(start, min(start + length, capacity)), (0, start + length - capacity)]
+    return [(a, b) for a, b in ranges if a < b]
+
+
+def at_risk_length(start: int, length: int, place: Place) -> int:
+    """Return how long the range at risk from `start` on must be so that an episode's slots lie in it.
+
+    It is lengthened in steps of a sixteenth of the ring, because each lengthening waits for the device.
+
+    >>> at_risk_length(90, 0, Place(0, 8, 100)), at_risk_length(90, 18, Place(0, 8, 100))
+    (24, 18)
+    """
+    needed = (place.start - start) % place.capacity + place.stop - place.start
+    if needed <= length or length >= place.capacity:
+        return length
+    return min(needed + place.capacity // 16, place.capacity)
+
+
 def check_space(wanted: int, free: int, share: float = FREE_SHARE) -> None:
     """Refuse to take `wanted` bytes where that is more than `share` of the free ones."""
     if wanted > share * free:

@@ -24,6 +24,7 @@ from roboreel.format import paths
 from roboreel.format.lock import boot_id, writer_is_alive
 from roboreel.format.manifest import Manifest, read_manifest
 from roboreel.format.records import (
+    CHECKSUM_DTYPE,
     DURABLE_OFFSETS,
     LIVE_OFFSET,
     OWNER_DTYPE,
@@ -34,8 +35,11 @@ from roboreel.format.records import (
     parse_rows,
     parse_strings,
 )
+from roboreel.format.redo import Redo
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.episodes import EpisodeTable
+from roboreel.store.records import newest
+from roboreel.store.ring import ring_ranges
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -69,9 +73,14 @@ class Store:
         self.table = EpisodeTable(episode_dtype(len(manifest.video_keys)))
         self._raw: bytes | None = None
         self._capacity = 0
-        self._losses: tuple[int, int] | None = None
+        self._lossy = False
+        """Whether slots may be lost of which the episode table does not tell yet."""
+        self._pending: Redo | None = None
+        """The edit that a dead writer has committed and not wholly applied: readers take its values from here."""
         self._fds = {name: os.open(root / name, os.O_RDONLY | os.O_CLOEXEC) for name in _followed(root)}
         self.columns: dict[str, Column] = {}
+        self.checksums: dict[str, NDArray[np.uint64]] = {}
+        """xxh3-64 of each frame: (capacity,) for every key that is not stored as video."""
         self._owners: NDArray[np.uint64] = np.zeros(0, OWNER_DTYPE)
         self.refresh()
 
@@ -105,12 +114,19 @@ class Store:
         durable = self.durable_states()
         if not durable:
             raise StorageDirCorruptError(f"{self.root / paths.STATE} holds no whole record; restore it from a copy")
-        return raw, max(durable, key=lambda state: state.generation)
+        return raw, newest(durable)
 
     def durable_states(self) -> list[State]:
         """The whole ones of the two records that `flush` writes in turn."""
         found = (State.from_bytes(os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, at)) for at in DURABLE_OFFSETS)
         return [state for state in found if state is not None]
+
+    @property
+    def at_risk(self) -> list[tuple[int, int]]:
+        """Slot ranges that hold nothing certain, because power was lost while they were overwritten."""
+        state = self.state
+        ranges = ring_ranges(state.at_risk_start, state.at_risk_length, state.capacity)
+        return [(start, min(stop, state.frames)) for start, stop in ranges if start < state.frames]
 
     def _follow(self, state: State) -> None:
         if state.capacity != self._capacity:
@@ -129,6 +145,10 @@ class Store:
             raw = os.pread(self._fds[paths.STRINGS], state.string_bytes, 0)
             self.strings = parse_strings(raw, state.strings)
         self.state = state
+        self._pending = None
+        for start, stop in self.at_risk:  # only a record that was read after a power cut has any
+            self.table.lose(start, stop)
+            self._lossy = True
 
     def _map(self, capacity: int) -> None:
         if not self.columns:
@@ -136,6 +156,11 @@ class Store:
         for column in self.columns.values():
             column.reopen(capacity)
         self._owners = map_slots(self.root / paths.OWNERS, OWNER_DTYPE, (), capacity)
+        self.checksums = {
+            key: map_slots(paths.checksum_path(self.root, key), CHECKSUM_DTYPE, (), capacity)
+            for key, spec in self.manifest.keys.items()
+            if spec.has_checksums
+        }
         self._capacity = capacity
 
     def _open_column(self, key: str, capacity: int) -> Column:
@@ -153,7 +178,7 @@ class Store:
 
         To be called inside an attempt: a slot that is being written, or that no committed episode owns, ends it.
         """
-        words = self._owners[slots]
+        words = self.words_at(slots)
         rows = (words & OWNER_ROW_MASK).astype(np.int64) - 1
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self.table)):
             raise _UnsettledError
@@ -161,10 +186,32 @@ class Store:
 
     def words_of(self, slots: Ints, rows: Ints) -> NDArray[np.uint64]:
         """Return the owner words of the slots; as `rows_of`, but the owners must be the given rows."""
-        words = self._owners[slots]
+        words = self.words_at(slots)
         if not np.array_equal((words & OWNER_ROW_MASK).astype(np.int64) - 1, rows):
             raise _UnsettledError
         return words
+
+    def words_at(self, slots: Ints) -> NDArray[np.uint64]:
+        """A copy of the owner words of the slots, as they are."""
+        words: NDArray[np.uint64] = self._owners[slots]
+        if self._pending is not None:
+            edited, at = self._edited(self._pending, slots)
+            words[edited] = self._pending.words[at]
+        return words
+
+    @staticmethod
+    def _edited(redo: Redo, slots: Ints) -> tuple[NDArray[np.bool_], Ints]:
+        """Return which of the slots an edit touches, and where in it."""
+        at = np.minimum(np.searchsorted(redo.slots, slots), len(redo.slots) - 1)
+        edited = redo.slots[at] == slots
+        return edited, at[edited]
+
+    def read_key(self, key: str, frames: Frames, out: NDArray[Any]) -> None:
+        """Fill `out` (N, *shape) with a key's values for the frames; to be called inside an attempt."""
+        self.columns[key].read(frames, out)
+        if self._pending is not None and self._pending.key == key:
+            edited, at = self._edited(self._pending, frames.slots)
+            out[edited] = self._pending.values[at]
 
     def memmap(self, key: str) -> NDArray[Any]:
         """The mapping of a key that is stored as raw numbers: (capacity, *shape), read-only."""
@@ -204,7 +251,7 @@ class Store:
 
     def _still_owned(self, touched: Touched) -> bool:
         self.refresh()
-        if not np.array_equal(self._owners[touched.slots], touched.words):
+        if not np.array_equal(self.words_at(touched.slots), touched.words):
             return False
         busy = (touched.slots >= self.state.busy_start) & (touched.slots < self.state.busy_stop)
         return not np.any(busy)
@@ -219,7 +266,7 @@ class Store:
             return
         if isinstance(error, FileNotFoundError):
             raise StorageDirCorruptError(f"{error.filename} is missing; restore it from a copy") from error
-        if not self._take_losses():
+        if not self._take_over():
             raise StorageDirCorruptError(
                 f"{self.root}: {paths.OWNERS} does not agree with {paths.EPISODES}; restore both from a copy"
             ) from error
@@ -228,17 +275,34 @@ class Store:
         """Take notice of what was committed, and of what a writer that died has left half done."""
         self.refresh()
         if self.state.busy_start < self.state.busy_stop and not writer_is_alive(self.root):
-            self._take_losses()
+            self._take_over()
 
-    def _take_losses(self) -> bool:
-        """Give up the frames that a writer was replacing when it died; return whether there were any."""
+    def _take_over(self) -> bool:
+        """See what a dead writer left as the next writer will: its edit applied, what it was replacing given up.
+
+        Returns whether that changed what is seen.
+        """
+        if self.state.redo:
+            if self._pending is None:
+                self._pending = self.read_redo()
+                return True
+            return False
         start, stop = self.state.busy_start, min(self.state.busy_stop, self.state.frames)
         gone = self.lost_slots(start, stop)
-        if self._losses == (start, stop) or not len(gone):
+        if not len(gone):
             return False
+        known, self._lossy = self._lossy, True
+        before = self.table.live_starts.copy()
         self.table.lose(int(gone[0]), int(gone[-1]) + 1)
-        self._losses = (start, stop)
-        return True
+        return not known or not np.array_equal(before, self.table.live_starts)
+
+    def read_redo(self) -> Redo:
+        """The edit that the current record refers to."""
+        path = self.root / paths.REDO
+        try:
+            return Redo.from_bytes(path.read_bytes(), self.state.redo, dict(self.manifest.keys))
+        except OSError as error:
+            raise StorageDirCorruptError(f"{path}, an edit half applied, cannot be read: {error}") from error
 
     def owner_words(self, start: int, stop: int) -> NDArray[np.uint64]:
         """A copy of the owner words of slots [start, stop)."""
@@ -249,20 +313,25 @@ class Store:
         return (self._owners[start:stop] & OWNER_ROW_MASK).astype(np.int64) - 1
 
     def lost_slots(self, start: int, stop: int) -> Ints:
-        """The slots of [start, stop) that no committed episode owns."""
-        rows = self.owner_rows(start, stop)
-        return start + np.flatnonzero((rows < 0) | (rows >= len(self.table)))
+        """The slots of [start, stop) that hold no frame of a committed episode."""
+        slots = np.arange(start, stop)
+        return slots[self._is_lost(slots)]
+
+    def _is_lost(self, slots: Ints) -> NDArray[np.bool_]:
+        rows = (self.words_at(slots) & OWNER_ROW_MASK).astype(np.int64) - 1
+        lost = (rows < 0) | (rows >= len(self.table))
+        # a slot that its owner no longer counts as its own was at risk when power was lost
+        lost[~lost] = slots[~lost] < self.table.live_starts[rows[~lost]]
+        return lost
 
     def surviving(self, slots: Ints) -> Ints:
         """Return the slots (below `state.frames`), each lost one replaced by the nearest that holds a frame."""
-        if self._losses is None and not self.table.has_losses:
+        if not self._lossy and not self.table.has_losses:
             return slots
-        rows = (self._owners[slots] & OWNER_ROW_MASK).astype(np.int64) - 1
-        lost = (rows < 0) | (rows >= len(self.table))
+        lost = self._is_lost(slots)
         if not np.any(lost):
             return slots
-        owners = self.owner_rows(0, self.state.frames)
-        alive = np.flatnonzero((owners >= 0) & (owners < len(self.table)))
+        alive = np.flatnonzero(~self._is_lost(np.arange(self.state.frames)))
         if not len(alive):
             raise StorageDirCorruptError(f"{self.root}: no frame survives")
         after = np.minimum(np.searchsorted(alive, slots), len(alive) - 1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,36 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.memmap import MemmapColumn, MemmapWriter
-from roboreel.columns.png import PngWriter
-from roboreel.columns.video import VideoWriter
 from roboreel.errors import InvalidArgumentError, StorageError
 from roboreel.format import files, paths
 from roboreel.format.files import DataFile
-from roboreel.format.lock import WriterLock, boot_id
+from roboreel.format.lock import WriterLock
 from roboreel.format.manifest import Manifest, metadata_hash
-from roboreel.format.records import (
-    DURABLE_OFFSETS,
-    FLAG_INTEGER_WINDOWS,
-    FLAG_LOST,
-    LIVE_OFFSET,
-    NO_STRING,
-    OWNER_DTYPE,
-    STATE_RECORD_BYTES,
-    State,
-    seal_row,
-)
-from roboreel.schema import (
-    EPISODE_INDEX_KEY,
-    FRAME_INDEX_KEY,
-    INDEX_KEY,
-    TASK_KEY,
-    TIMESTAMP_KEY,
-    LeRobotDatasetV2ImageMode,
-)
+from roboreel.format.records import FLAG_INTEGER_WINDOWS, FLAG_LOST, NO_STRING, OWNER_DTYPE, State, seal_row
+from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY, TASK_KEY, TIMESTAMP_KEY
+from roboreel.store.editing import apply_redo, make_redo
 from roboreel.store.episode import Episode, is_regular, parse_episode
-from roboreel.store.layout import allocate, creating, frame_bytes, give_back, image_numbers, make_files
-from roboreel.store.ring import Place, check_space, grown_capacity, place_episode
+from roboreel.store.layout import creating, frame_bytes, make_files
+from roboreel.store.media import MediaFiles
+from roboreel.store.records import StateFile
+from roboreel.store.ring import Place, at_risk_length, check_space, grown_capacity, place_episode
+from roboreel.store.slots import SlotFiles, Words
 from roboreel.store.store import Store
 
 
@@ -58,22 +41,11 @@ class Writer:
         self.store = store
         self.closed = False
         self._lock = lock
-        self._untidy = True  # a writer that was killed may have left image files that nothing refers to
-        root, manifest = store.root, store.manifest
-        self._state_file = DataFile(root / paths.STATE)
-        self._episodes = DataFile(root / paths.EPISODES)
-        self._strings = DataFile(root / paths.STRINGS)
-        self._owners = DataFile(root / paths.OWNERS)
-        self._columns: dict[str, MemmapWriter] = {}
-        self._pngs: dict[str, PngWriter] = {}
-        self._videos: dict[str, VideoWriter] = {}
-        for key, spec in manifest.keys.items():
-            if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
-                self._videos[key] = VideoWriter(root, spec, manifest.fps, self._next_video_file(key))
-            elif spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
-                self._pngs[key] = PngWriter(root, spec)
-            else:
-                self._columns[key] = MemmapWriter(root, spec)
+        self._records = StateFile(store.root)
+        self._episodes = DataFile(store.root / paths.EPISODES)
+        self._strings = DataFile(store.root / paths.STRINGS)
+        self._slots = SlotFiles(store.root, store.manifest.keys)
+        self._media = MediaFiles(store)
         self._codes = {text: code for code, text in enumerate(store.strings)}
 
     @classmethod
@@ -117,22 +89,16 @@ class Writer:
         )
         if place.capacity > state.capacity:
             self.grow(self._grown(place.capacity))
-        live_before = self.store.table.live
+        live_before = self.store.table.live.copy()
         with self._rolled_back(place):
-            row = self._row(episode, place, self._stage_images(episode))
-            self._publish(place)
-            self._write(episode, place)
+            clips, checksums = self._media.stage(episode)
+            row = self._row(episode, place, clips)
+            self._put_at_risk(place)
+            self._put_live(self.store.state.with_busy(place.start, place.stop))
+            self._write(episode, place, checksums)
             self._commit(episode, place, row)
-        gone = None if self._untidy else np.setdiff1d(live_before, self.store.table.live)
-        self._untidy = True
         with contextlib.suppress(StorageError):  # the episode is in; the next one sweeps what stayed behind
-            self._evict(gone)
-            self._untidy = False
-
-    def _stage_images(self, episode: Episode) -> list[tuple[int, int]]:
-        for key, png in self._pngs.items():
-            png.stage(self.store.state.rows, episode.cameras[key])
-        return [self._videos[key].stage(episode.cameras[key]) for key in self.store.manifest.video_keys]
+            self._media.evict(live_before)
 
     def _row(self, episode: Episode, place: Place, clips: list[tuple[int, int]]) -> NDArray[np.void]:
         state, times = self.store.state, episode.columns[TIMESTAMP_KEY]
@@ -151,23 +117,31 @@ class Writer:
             row["clips"] = np.array([clips], row["clips"].dtype)
         return row
 
-    def _publish(self, place: Place) -> None:
-        self._put_live(replace(self.store.state, busy_start=place.start, busy_stop=place.stop))
+    def _put_at_risk(self, place: Place) -> None:
+        """Before a slot that the durable record counts is overwritten, have that record say so."""
+        durable = self._records.durable()
+        if place.start >= durable.frames:
+            return
+        length = at_risk_length(durable.next_slot, durable.at_risk_length, place)
+        if length != durable.at_risk_length:
+            seq = max(durable.seq, self.store.state.seq) + 1  # of two records of one generation the later counts
+            self._records.put_durable(replace(durable, seq=seq, at_risk_start=durable.next_slot, at_risk_length=length))
 
-    def _write(self, episode: Episode, place: Place) -> None:
+    def _write(self, episode: Episode, place: Place, image_checksums: Mapping[str, Words]) -> None:
         state = self.store.state
         if place.start < state.frames:  # without an owner nobody takes what is being replaced for a frame
             overlap = min(place.stop, state.frames) - place.start
-            self._owners.write_at(place.start * OWNER_DTYPE.itemsize, np.zeros(overlap, OWNER_DTYPE))
-        for key, column in self._columns.items():
+            self._slots.write_owners(place.start, np.zeros(overlap, OWNER_DTYPE))
+        for key in self._slots.columns:
             slot = place.start
             for block in self._blocks(episode, key):
-                column.write(slot, block)
+                self._slots.write(key, slot, block)
                 slot += len(block)
             if slot != place.stop:
                 raise InvalidArgumentError(f"{key!r} gave {slot - place.start} frames of the {episode.length} promised")
-        owners = np.full(episode.length, state.rows + 1, OWNER_DTYPE)
-        self._owners.write_at(place.start * OWNER_DTYPE.itemsize, owners)
+        for key, checksums in image_checksums.items():
+            self._slots.write_checksums(key, place.start, checksums)
+        self._slots.write_owners(place.start, np.full(episode.length, state.rows + 1, OWNER_DTYPE))
 
     def _blocks(self, episode: Episode, key: str) -> Iterator[NDArray[Any]]:
         spec, state = self.store.manifest.keys[key], self.store.state
@@ -193,7 +167,7 @@ class Writer:
             self._strings.write_at(state.string_bytes, encoded)
         self._put_live(
             replace(
-                state,
+                state.with_busy(0, 0),
                 generation=state.generation + 1,
                 rows=state.rows + 1,
                 frames=max(state.frames, place.stop),
@@ -202,15 +176,12 @@ class Writer:
                 next_episode_index=state.next_episode_index + 1,
                 strings=len(self._codes),
                 string_bytes=state.string_bytes + len(encoded),
-                busy_start=0,
-                busy_stop=0,
             )
         )
 
     def _put_live(self, state: State) -> None:
         """Make `state` what readers see, in one write."""
-        state = replace(state, seq=self.store.state.seq + 1, boot_id=boot_id(), writer_pid=os.getpid())
-        self._state_file.write_at(LIVE_OFFSET, state.to_bytes())
+        self._records.put_live(replace(state, seq=self.store.state.seq + 1, at_risk_start=0, at_risk_length=0))
         self.store.refresh()
 
     def _code(self, text: str) -> int:
@@ -221,12 +192,12 @@ class Writer:
     @contextlib.contextmanager
     def _rolled_back(self, place: Place) -> Iterator[None]:
         """Have a failure inside leave everything as it was before."""
-        saved = self._saved(place)
+        saved = self._slots.save(self.store, place.start, min(place.stop, self.store.state.frames))
         try:
             yield
         except BaseException as error:
             try:
-                self._roll_back(place, saved)
+                self._roll_back(place.start, saved)
             except BaseException as second:
                 # The range stays published. Without the lock, readers need not wait for us: they take what is half
                 # done for lost, and whoever opens for writing next gives it up.
@@ -237,51 +208,66 @@ class Writer:
                 raise
             raise
 
-    def _saved(self, place: Place) -> dict[str, NDArray[Any]]:
-        """Copy what the episode will overwrite; nothing where it goes into fresh slots."""
-        stop = min(place.stop, self.store.state.frames)
-        if place.start >= stop:
-            return {}
-        saved = {"": self.store.owner_words(place.start, stop)}
-        for key in self._columns:
-            column = self.store.columns[key]
-            assert isinstance(column, MemmapColumn)
-            saved[key] = column.array[place.start : stop].copy()
-        return saved
-
-    def _roll_back(self, place: Place, saved: Mapping[str, NDArray[Any]]) -> None:
+    def _roll_back(self, start: int, saved: Mapping[str, NDArray[Any]]) -> None:
         state = self.store.state
-        self._untidy = True
         self._codes = {text: code for code, text in enumerate(self.store.strings)}
-        for png in self._pngs.values():
-            png.drop(state.rows)
-        for key, video in self._videos.items():
-            video.drop_staged(self._video_files(key).tolist())
+        self._media.drop_staged()
         if state.busy_start == state.busy_stop:
             return  # not published yet: no slot was touched
-        for key, column in self._columns.items():
-            if key in saved:
-                column.write(place.start, saved[key])
-        if "" in saved:
-            self._owners.write_at(place.start * OWNER_DTYPE.itemsize, saved[""])
-        self._put_live(replace(state, busy_start=0, busy_stop=0))
+        self._slots.restore(start, saved)
+        self._put_live(state.with_busy(0, 0))
 
     def _recover(self) -> None:
-        """Give up the frames that a writer was replacing when it died; everything else is as it was."""
+        """Finish the edit and give up the frames of which a writer died, or power was lost; the rest is as it was."""
+        durable = self._records.durable()
+        if durable.generation != self.store.state.generation:
+            self._media.take_for_unsynced(durable.rows)
+        if self.store.state.redo:
+            self._apply_redo()
         state = self.store.state
-        if state.busy_start == state.busy_stop:
-            return
-        lost = self.store.lost_slots(state.busy_start, min(state.busy_stop, state.frames))
+        busy = [(state.busy_start, min(state.busy_stop, state.frames))] if state.busy_start < state.busy_stop else []
+        for start, stop in (*busy, *self.store.at_risk):
+            self._give_up(self.store.lost_slots(start, stop))
+        if busy or self.store.at_risk:
+            self._put_live(self.store.state.with_busy(0, 0))
+
+    def _give_up(self, lost: NDArray[np.int64]) -> None:
+        """Append a row that says that slots hold nothing, and take their owners away."""
         if not len(lost):
-            self._put_live(replace(state, busy_start=0, busy_stop=0))
             return
-        start, stop = int(lost[0]), int(lost[-1]) + 1
-        self._owners.write_at(start * OWNER_DTYPE.itemsize, np.zeros(stop - start, OWNER_DTYPE))
+        state, start, stop = self.store.state, int(lost[0]), int(lost[-1]) + 1
+        self._slots.write_owners(start, np.zeros(stop - start, OWNER_DTYPE))
         row = np.zeros(1, self.store.table.rows.dtype)
         row["start"], row["length"], row["flags"] = start, stop - start, FLAG_LOST
         row["task"] = row["source"] = row["source_episode"] = NO_STRING
         self._episodes.write_at(state.rows * row.dtype.itemsize, seal_row(row))
-        self._put_live(replace(state, generation=state.generation + 1, rows=state.rows + 1, busy_start=0, busy_stop=0))
+        self._records.put_live(replace(state, generation=state.generation + 1, rows=state.rows + 1, seq=state.seq + 1))
+        self.store.refresh()
+
+    # Editing
+
+    def edit(self, key: str, slots: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Replace a key's values, (n, *shape), in n ascending slots; a kill leaves all of the old or all of the new."""
+        self._lock.check_owned()
+        if not len(slots):
+            return
+        self.flush()  # so that one durable record can tell of the edit and of everything before it
+        raw, redo = make_redo(self.store, key, slots, values)
+        files.replace_atomically(self.store.root / paths.REDO, raw)
+        state = self.store.state
+        self._put_live(replace(state.with_busy(int(slots[0]), int(slots[-1]) + 1), redo=redo))
+        self._records.put_durable(self.store.state)
+        self._apply_redo()
+
+    def _apply_redo(self) -> None:
+        """Apply the edit that is committed, however much of it was applied before."""
+        apply_redo(self.store.read_redo(), self._slots)
+        self._slots.sync()
+        state = self.store.state
+        self._put_live(replace(state.with_busy(0, 0), generation=state.generation + 1, redo=0))
+        self._records.put_durable(self.store.state)
+        with contextlib.suppress(StorageError):  # no record refers to it any more
+            files.remove(self.store.root / paths.REDO)
 
     # Space
 
@@ -294,11 +280,11 @@ class Writer:
         state, manifest = self.store.state, self.store.manifest
         check_space((capacity - state.capacity) * frame_bytes(manifest), files.free_bytes(self.store.root), share=1.0)
         try:
-            allocate(self._columns, self._owners, capacity)
-            self._sync_slots()  # the metadata must not count on room that a power cut takes back
+            self._slots.allocate(capacity)
+            self._slots.sync()  # the metadata must not count on room that a power cut takes back
         except BaseException:
             with contextlib.suppress(StorageError):
-                give_back(self._columns, self._owners, state.capacity)
+                self._slots.give_back(state.capacity)
             raise
         self._put_metadata(manifest, capacity)
 
@@ -312,6 +298,7 @@ class Writer:
         """Grow to `capacity` frames if that is more, and grow no further on demand."""
         self._lock.check_owned()
         if capacity > self.store.state.capacity:
+            self.flush()  # what is at risk is counted around the ring as it was
             self.grow(capacity)
         if not self.store.manifest.fixed_capacity:
             self._put_metadata(replace(self.store.manifest, fixed_capacity=True), self.store.state.capacity)
@@ -325,62 +312,18 @@ class Writer:
             replace(state, generation=state.generation + 1, capacity=capacity, metadata_hash=metadata_hash(raw))
         )
 
-    def _video_files(self, key: str) -> NDArray[np.int64]:
-        """Numbers of the video files that hold a live episode of the camera."""
-        table = self.store.table
-        found: NDArray[np.int64] = np.unique(
-            table.rows["clips"]["file"][table.live, self.store.manifest.video_keys.index(key)]
-        )
-        return found
-
-    def _next_video_file(self, key: str) -> int:
-        table = self.store.table
-        clip = self.store.manifest.video_keys.index(key)
-        return int(np.max(table.rows["clips"]["file"][:, clip], initial=-1)) + 1
-
-    def _evict(self, gone: NDArray[np.int64] | None) -> None:
-        """Remove the image files of rows that nothing is left of; None: all that no live row refers to."""
-        table, root = self.store.table, self.store.root
-        for key, video in self._videos.items():
-            clip = self.store.manifest.video_keys.index(key)
-            held = image_numbers(root, key) if gone is None else table.rows["clips"]["file"][gone, clip]
-            for file in np.setdiff1d(held, self._video_files(key)).tolist():
-                video.drop(file)
-        for key, png in self._pngs.items():
-            held = image_numbers(root, key) if gone is None else gone
-            for row in np.setdiff1d(held, table.live).tolist():
-                png.drop(row)
-
     # The end
 
     def flush(self) -> None:
         """Have everything committed survive a power cut, then write it down as durable."""
         self._lock.check_owned()
-        self._sync_slots()
-        for png in self._pngs.values():
-            png.sync()
-        for video in self._videos.values():
-            video.sync()
+        self._slots.sync()
+        self._media.sync()
         self._episodes.sync()
         self._strings.sync()
-        if any(state.generation == self.store.state.generation for state in self.store.durable_states()):
-            return
-        self._state_file.write_at(self._older_place(), self.store.state.to_bytes())
-        self._state_file.sync()
-
-    def _sync_slots(self) -> None:
-        for column in self._columns.values():
-            column.sync()
-        self._owners.sync()
-
-    def _older_place(self) -> int:
-        """The durable place to overwrite: an empty one, or the one with the older record."""
-
-        def age(offset: int) -> int:
-            state = State.from_bytes(self._state_file.read_at(offset, STATE_RECORD_BYTES))
-            return -1 if state is None else state.generation
-
-        return min(DURABLE_OFFSETS, key=age)
+        durable, state = self._records.durable(), self.store.state
+        if durable.generation != state.generation or durable.at_risk_length:
+            self._records.put_durable(state)
 
     def close(self) -> None:
         """Flush, let go of the files and of the lock; a forked child lets go of its copies only."""
@@ -393,7 +336,5 @@ class Writer:
 
     def _close_files(self) -> None:
         self.closed = True
-        for file in (self._state_file, self._episodes, self._strings, self._owners):
+        for file in (self._records, self._episodes, self._strings, self._slots):
             file.close()
-        for column in self._columns.values():
-            column.close()

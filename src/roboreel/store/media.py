@@ -1,0 +1,92 @@
+"""The image files of episodes: staged before the commit that counts them, removed with the last frame that needs them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.columns.png import PngWriter
+from roboreel.columns.video import VideoWriter
+from roboreel.format import paths
+from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.store.episode import Episode
+from roboreel.store.store import Store
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+
+class MediaFiles:
+    """PNG directories (one an episode row) and video files of a dataset, for writing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tidy = False
+        """Whether nothing is on disk that no row refers to; a writer that was killed may have left something."""
+        self._pngs: dict[str, PngWriter] = {}
+        self._videos: dict[str, VideoWriter] = {}
+        for key, spec in store.manifest.keys.items():
+            if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
+                self._videos[key] = VideoWriter(store.root, spec, store.manifest.fps, self._next_video(key))
+            elif spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
+                self._pngs[key] = PngWriter(store.root, spec)
+
+    def _next_video(self, key: str) -> int:
+        return int(np.max(self._clip_files(key, slice(None)), initial=-1)) + 1
+
+    def _clip_files(self, key: str, rows: Ints | slice) -> Ints:
+        """The numbers of the video files in which the given rows have their frames."""
+        files: Ints = self._store.table.rows["clips"]["file"][rows, self._store.manifest.video_keys.index(key)]
+        return files
+
+    def stage(self, episode: Episode) -> tuple[list[tuple[int, int]], dict[str, Words]]:
+        """Store an episode's images under the number of the row that comes next.
+
+        Returns (video file, first frame) of each video camera, and the checksums of the PNG files of the others.
+        """
+        row = self._store.state.rows
+        checksums = {key: png.stage(row, episode.cameras[key]) for key, png in self._pngs.items()}
+        return [self._videos[key].stage(episode.cameras[key]) for key in self._store.manifest.video_keys], checksums
+
+    def drop_staged(self) -> None:
+        """After a failure: remove what was staged; where that fails too, the next `evict` sweeps."""
+        self._tidy = False
+        for png in self._pngs.values():
+            png.drop(self._store.state.rows)
+        for key, video in self._videos.items():
+            video.drop_staged(self._clip_files(key, self._store.table.live).tolist())
+
+    def evict(self, live_before: Ints) -> None:
+        """Remove the files of rows that a commit has taken the last frame of; after a failure, all without a row."""
+        table = self._store.table
+        gone = np.setdiff1d(live_before, table.live) if self._tidy else None
+        self._tidy = False
+        for key, video in self._videos.items():
+            held = self._on_disk(key) if gone is None else self._clip_files(key, gone)
+            for file in np.setdiff1d(held, self._clip_files(key, table.live)).tolist():
+                video.drop(file)
+        for key, png in self._pngs.items():
+            held = self._on_disk(key) if gone is None else gone
+            for row in np.setdiff1d(held, table.live).tolist():
+                png.drop(row)
+        self._tidy = True
+
+    def _on_disk(self, key: str) -> Ints:
+        root = self._store.root
+        folders = (paths.image_dir(root, key, 0).parent, paths.video_path(root, key, 0).parent)
+        names = [path.name.partition(".")[0] for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        return np.array([int(name) for name in names if name.isdigit()], np.int64)
+
+    def take_for_unsynced(self, first_row: int) -> None:
+        """Have the next `sync` include the files of rows that another writer has committed and not flushed."""
+        rows = np.arange(first_row, len(self._store.table))
+        for png in self._pngs.values():
+            png.take_for_unsynced(rows.tolist())
+        for key, video in self._videos.items():
+            video.take_for_unsynced(np.unique(self._clip_files(key, rows)).tolist())
+
+    def sync(self) -> None:
+        for png in self._pngs.values():
+            png.sync()
+        for video in self._videos.values():
+            video.sync()

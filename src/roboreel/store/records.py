@@ -1,0 +1,52 @@
+"""`state.bin`, open for writing: the live record that readers follow, and the durable ones that a power cut leaves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from roboreel.format import paths
+from roboreel.format.files import DataFile
+from roboreel.format.lock import boot_id
+from roboreel.format.records import DURABLE_OFFSETS, LIVE_OFFSET, STATE_BYTES, STATE_RECORD_BYTES, State
+
+
+class StateFile:
+    def __init__(self, root: Path, *, create: bool = False) -> None:
+        self._file = DataFile(root / paths.STATE, create=create)
+        if create:
+            self._file.allocate(STATE_BYTES)
+
+    def put_live(self, state: State) -> None:
+        """Make `state` what readers see, in one write that is not synced."""
+        self._file.write_at(LIVE_OFFSET, _signed(state).to_bytes())
+
+    def durable(self) -> State:
+        """The durable record that counts: the one with the higher generation, of two the one written later."""
+        return newest([state for state in map(self._read, DURABLE_OFFSETS) if state is not None])
+
+    def put_durable(self, state: State) -> None:
+        """Have `state` be what counts after a power cut; everything that it counts must be synced already."""
+        ages = {offset: _age(self._read(offset)) for offset in DURABLE_OFFSETS}
+        self._file.write_at(min(DURABLE_OFFSETS, key=ages.__getitem__), _signed(state).to_bytes())
+        self._file.sync()
+
+    def _read(self, offset: int) -> State | None:
+        return State.from_bytes(self._file.read_at(offset, STATE_RECORD_BYTES))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def newest(states: list[State]) -> State:
+    """Return the record that counts among the durable ones; an empty dataset's where there is none."""
+    return max(states, key=_age, default=State())
+
+
+def _age(state: State | None) -> tuple[int, int]:
+    return (-1, -1) if state is None else (state.generation, state.seq)
+
+
+def _signed(state: State) -> State:
+    return replace(state, boot_id=boot_id(), writer_pid=os.getpid())
