@@ -21,11 +21,6 @@ POLICY = "policy.pt"
 TRAINING = "training.pt"
 
 
-def holds_run(output_dir: Path) -> bool:
-    """Whether a training run was begun in `output_dir`."""
-    return (output_dir / CONFIG).exists() or (output_dir / CHECKPOINTS).exists()
-
-
 def latest(output_dir: Path) -> Path | None:
     """Return the checkpoint with the highest step, e.g. `outputs/run/checkpoints/004000`, or None."""
     folder = output_dir / CHECKPOINTS

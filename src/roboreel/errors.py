@@ -88,6 +88,10 @@ class ConfigError(RoboreelError, ValueError):
     """Options of a command that do not go together, or do not fit the dataset."""
 
 
+class LossNotFiniteError(RoboreelError, ArithmeticError):
+    """The loss or its gradient is NaN or infinite; the run stopped and the batch's indices were saved."""
+
+
 class RoboreelWarning(UserWarning):
     """Something found wrong in a source and worked around; the data taken in is what was really there."""
 
@@ -102,6 +106,7 @@ __all__ = [
     "FrameIndexError",
     "InvalidArgumentError",
     "InvalidEpisodeError",
+    "LossNotFiniteError",
     "MissingDependencyError",
     "NotADatasetError",
     "ReadOnlyError",

@@ -25,7 +25,7 @@ from roboreel.envs import Actor, Episode, RandomActor, VectorEnvs, make_pusht, r
 from roboreel.envs.rollout import Observation
 from roboreel.errors import ConfigError
 from roboreel.policies import BCPolicy
-from roboreel.train import pick_device
+from roboreel.train import bar_interval_s, pick_device
 
 ENVS = {"pusht": make_pusht}
 
@@ -167,7 +167,8 @@ def evaluate(config: EvalConfig) -> EvalResult:
     results, videos = [], []
     with ENVS[config.env](min(config.n_envs, config.n_episodes), max_steps=config.max_steps) as envs:
         actor = make_actor(policy, envs)
-        for episode in tqdm(rollout(envs, actor, seeds), desc="evaluate", total=len(seeds), unit="episode"):
+        episodes = rollout(envs, actor, seeds)
+        for episode in tqdm(episodes, "evaluate", total=len(seeds), unit="episode", mininterval=bar_interval_s()):
             results.append(result_of(episode))
             if episode.seed < config.seed + config.n_videos:
                 videos += write_videos(config.output_dir / "videos", episode, envs.fps)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +25,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from roboreel import LeRobotDatasetV2, checkpoint
-from roboreel.errors import ConfigError, RoboreelError
+from roboreel.errors import ConfigError, LossNotFiniteError
 from roboreel.policies import BCConfig, BCPolicy
 from roboreel.sampling.order import EpochOrder
 from roboreel.view import plot_curves, read_metrics
-
-
-class LossNotFiniteError(RoboreelError, ArithmeticError):
-    """The loss or its gradient is NaN or infinite; the run stopped and the batch's indices were saved."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,11 @@ class TrainConfig:
     """Folder of a roboreel dataset; `roboreel import` makes one."""
     output_dir: Path
     """Where the run goes; with --resume, where it is."""
-    steps: int = 4000
+    steps: int = 2500
     """Optimiser steps in all."""
     batch_size: int = 64
     """Frames a step."""
-    lr: float = 2e-3
+    lr: float = 3e-3
     """Peak learning rate; rises over `warmup_steps`, then falls along a cosine to 0."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0."""
@@ -130,7 +127,8 @@ def train(config: TrainConfig) -> TrainResult:
 
     # Model: the weights in training, and their running average, which is what gets evaluated.
     average = copy.deepcopy(policy).eval()
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    betas = (0.9, 0.99)  # the usual 0.999 looks back over a thousand steps: too long for runs of a few thousand
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, betas=betas, weight_decay=config.weight_decay)
     parts: dict[str, Any] = {"policy": policy, "average": average, "optimizer": optimizer}
     if state is not None:
         check_same_run(config, state, len(dataset))
@@ -142,7 +140,7 @@ def train(config: TrainConfig) -> TrainResult:
     policy.train()
     line = Line()
     clock = time.perf_counter()
-    progress = tqdm(loader, desc="train", initial=start, total=config.steps, unit="step")
+    progress = tqdm(loader, "train", initial=start, total=config.steps, unit="step", mininterval=bar_interval_s())
     for step, batch in enumerate(progress, start + 1):
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
         data_s, clock = since(clock)
@@ -162,7 +160,7 @@ def train(config: TrainConfig) -> TrainResult:
 
         line.add(loss=loss.item(), grad_norm=grad_norm.item(), data_s=data_s, update_s=update_s)
         if step % config.log_every == 0 or step == config.steps:
-            progress.set_postfix(line.write(out, step, lr))
+            progress.set_postfix(line.write(out, step, lr), refresh=False)
         if step % config.save_every == 0 or step == config.steps:
             training = {name: part.state_dict() for name, part in parts.items()}
             training |= {"config": checkpoint.plain(config), "num_frames": len(dataset)}
@@ -172,13 +170,18 @@ def train(config: TrainConfig) -> TrainResult:
     return result_of(config)
 
 
+def bar_interval_s() -> float:
+    """Return how often (s) a progress bar is drawn: seldom where it goes into a log."""
+    return 0.2 if sys.stderr.isatty() else 30.0
+
+
 def find_start(config: TrainConfig, device: torch.device) -> tuple[int, dict[str, Any] | None]:
     """Return how many steps are done, and the last checkpoint's content where the run is resumed."""
     out = config.output_dir
     last = checkpoint.latest(out)
     if config.resume and last is None:
         raise ConfigError(f"--resume: {out} holds no checkpoint; leave --resume out to begin there")
-    if not config.resume and checkpoint.holds_run(out):
+    if not config.resume and last is not None:
         raise ConfigError(f"{out} holds a run already: add --resume to go on with it, or give another --output-dir")
     if last is None:
         return 0, None

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import tyro
 
-from roboreel.evaluate import EvalConfig, evaluate
+from roboreel._optional import require
 
 
 def run(arguments: Sequence[str]) -> None:
-    evaluate(tyro.cli(EvalConfig, prog="roboreel eval", args=arguments))
+    require("torch", extra="torch", purpose="evaluating a policy")
+    from roboreel.evaluate import EvalConfig, describe, evaluate
+
+    print(describe(evaluate(tyro.cli(EvalConfig, prog="roboreel eval", args=arguments)).summary))

@@ -37,7 +37,7 @@ class BCConfig:
 
     chunk_size: int = 16
     """Actions predicted at once."""
-    n_action_steps: int = 4
+    n_action_steps: int = 8
     """How many of them are carried out before the next look."""
     width: int = 32
     """Channels of the first convolution; the others have twice as many."""
@@ -263,7 +263,7 @@ def shapes_to_learn(dataset: LeRobotDatasetV2) -> dict[str, tuple[int, ...]]:
     return {key: tuple(values[key].shape) for key in [*seen, ACTION]}
 
 
-def offset_stats(dataset: LeRobotDatasetV2, chunk_size: int) -> Mapping[str, NDArray[Any]]:
+def offset_stats(dataset: LeRobotDatasetV2, chunk_size: int) -> dict[str, NDArray[Any]]:
     """Return the statistics of what the actions of a chunk differ by from the state of its first frame."""
     actions, states, episodes = (dataset.get_data_by_key(key) for key in (ACTION, STATE, dataset.EPISODE_INDEX_KEY))
     running = RunningStats()

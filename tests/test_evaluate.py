@@ -1,0 +1,143 @@
+"""`roboreel eval`: the numbers, their spread, the files, and the comparison with chance."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from roboreel import ConfigError
+from roboreel.evaluate import (
+    EvalConfig,
+    Spread,
+    evaluate,
+    paired_difference,
+    read_result,
+    student_95,
+)
+from roboreel.policies import BCConfig, BCPolicy
+
+TINY = BCConfig(chunk_size=3, n_action_steps=2, width=8, keypoints=8, hidden=16, blocks=1)
+SHAPES: dict[str, tuple[int, ...]] = {"observation.image": (3, 96, 96), "observation.state": (2,), "action": (2,)}
+
+
+def write_policy(file: Path, shapes: dict[str, tuple[int, ...]], fps: float = 10) -> Path:
+    torch.manual_seed(0)
+    stats = {key: {"mean": np.array(256.0), "std": np.array(100.0)} for key in shapes}
+    torch.save(BCPolicy(TINY, shapes, fps=fps, stats=stats).to_dict(), file)
+    return file
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EvalConfig:
+    policy = write_policy(tmp_path / "policy.pt", SHAPES)
+    return EvalConfig(tmp_path / "eval", policy, n_episodes=3, n_envs=2, max_steps=5, n_videos=1)
+
+
+def chance(config: EvalConfig) -> EvalConfig:
+    return replace(config, checkpoint=None, policy="random", output_dir=config.output_dir / "random")
+
+
+def test_numbers_and_files(config: EvalConfig) -> None:
+    result = evaluate(config)
+    assert [episode.seed for episode in result.episodes] == [100_000, 100_001, 100_002]
+    assert [episode.steps for episode in result.episodes] == [5, 5, 5]
+    for episode in result.episodes:
+        assert 0 <= episode.signals["coverage"] <= 1
+        # The reward is the coverage, over the 95 % that count as success.
+        assert episode.max_reward == pytest.approx(min(1, episode.signals["coverage"] / 0.95), abs=1e-6)
+    content = json.loads((config.output_dir / "eval.json").read_text())
+    assert set(content["summary"]) == {"sum_reward", "max_reward", "success", "max_coverage"}
+    mean = np.mean([episode.sum_reward for episode in result.episodes])
+    assert content["summary"]["sum_reward"]["mean"] == pytest.approx(mean)
+    assert content["videos"] == ["videos/seed_100000_observation.image_no_success.mp4"]
+    with av.open(str(result.videos[0])) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.average_rate) == ("h264", Fraction(10))
+        assert sum(1 for _ in video.decode(video=0)) == 6
+    assert read_result(config) == result
+    assert read_result(replace(config, n_episodes=4)) is None
+
+
+def test_the_same_seeds_give_the_same_episodes(config: EvalConfig) -> None:
+    first = evaluate(replace(config, n_videos=0))
+    again = evaluate(replace(config, n_videos=0, n_envs=1))
+    rewards = [[episode.sum_reward for episode in result.episodes] for result in (first, again)]
+    assert rewards[0] == pytest.approx(rewards[1], abs=1e-3)  # a batch of another size rounds otherwise
+    assert not first.videos
+
+
+def test_chance_is_compared_on_the_same_beginnings(config: EvalConfig) -> None:
+    # Without a step's difference: the block lies where it lay, so one step covers the same in both.
+    config = replace(config, max_steps=1, n_videos=0)
+    ours, random = evaluate(config), evaluate(chance(config))
+    difference = paired_difference(ours, random, "coverage")
+    pairs = zip(ours.episodes, random.episodes, strict=True)
+    gaps = [one.signals["coverage"] - other.signals["coverage"] for one, other in pairs]
+    assert difference == Spread.of(gaps)
+    assert abs(difference.mean) < 0.05
+    other = evaluate(replace(chance(config), seed=5))
+    with pytest.raises(ConfigError, match="different seeds; give both the same --seed"):
+        paired_difference(ours, other, "coverage")
+
+
+def test_spread() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 12).tolist()
+    spread = Spread.of(values)
+    assert (spread.mean, spread.std) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert spread.high - spread.mean == pytest.approx(2.201 * spread.std / 12**0.5, rel=1e-3)
+    assert spread.mean - spread.low == pytest.approx(spread.high - spread.mean)
+    assert Spread.of([2.0]).low == -np.inf
+
+
+# The 97.5 % quantiles of Student's t, as in any table.
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.706), (4, 2.776), (5, 2.571), (9, 2.262), (49, 2.0096)])
+def test_students_quantile(freedom: int, quantile: float) -> None:
+    assert student_95(freedom) == pytest.approx(quantile, rel=6e-3)
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    samples = rng.normal(0, 1, (2000, 6))
+    covered = [spread.low <= 0 <= spread.high for spread in (Spread.of(row.tolist()) for row in samples)]
+    assert 0.935 < np.mean(covered) < 0.965
+    flips = rng.random((2000, 50)) < 0.1
+    covered = [spread.low <= 0.1 <= spread.high for spread in (Spread.of_rate(row.tolist()) for row in flips)]
+    assert 0.93 < np.mean(covered) < 0.99
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_episodes": 0}, "--n-episodes 0: give 1 or more"),
+        ({"n_videos": -1}, "--n-videos -1: give 0 or more"),
+        ({"checkpoint": None}, "give either --checkpoint FOLDER or --policy random"),
+        ({"policy": "random"}, "give either --checkpoint FOLDER or --policy random"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(config: EvalConfig, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(config, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"action": (7,)}, r"does not fit the simulator: action: \(7,\) in the policy, \(2,\) in the simulator"),
+        ({"observation.images.wrist": (3, 96, 96)}, r"observation\.images\.wrist: .* None in the simulator"),
+        ({"fps": 50}, "trained at 50 Hz, and the simulator runs at 10 Hz"),
+    ],
+)
+def test_a_policy_for_something_else_is_refused(config: EvalConfig, options: dict[str, Any], message: str) -> None:
+    shapes = {**SHAPES, **{key: value for key, value in options.items() if key != "fps"}}
+    file = write_policy(config.output_dir.with_name("other.pt"), shapes, fps=options.get("fps", 10))
+    with pytest.raises(ConfigError, match=message):
+        evaluate(replace(config, checkpoint=file))
+    assert not config.output_dir.exists()

@@ -1,0 +1,231 @@
+"""`roboreel train`: what a run leaves behind, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from roboreel import ConfigError, LeRobotDatasetV2, LossNotFiniteError, SourceError
+from roboreel.checkpoint import CHECKPOINTS, POLICY, TRAINING, latest, steps_done
+from roboreel.policies import BCConfig
+from roboreel.sampling.order import EpochOrder
+from roboreel.train import TrainConfig, learning_rate, train
+from roboreel.view import read_metrics
+from tests.tiny_data import FPS, episode, make_dataset
+
+TINY = BCConfig(chunk_size=3, n_action_steps=2, width=8, keypoints=8, hidden=16, blocks=1, noises=2)
+TIMES = ("data_s", "update_s")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture
+def config(dataset: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(dataset, tmp_path / "run", steps=7, batch_size=8, num_workers=0, save_every=7, policy=TINY)
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics without the seconds, which differ from run to run."""
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines(folder)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    last = latest(folder)
+    assert last is not None
+    found: dict[str, torch.Tensor] = torch.load(last / POLICY)["weights"]
+    return found
+
+
+def test_a_run_leaves_metrics_curves_and_checkpoints(config: TrainConfig) -> None:
+    result = train(replace(config, save_every=3))
+    out = config.output_dir
+    assert [line["step"] for line in lines(out)] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(set(line) == {"step", "loss", "grad_norm", "lr", "update_s", "data_s"} for line in lines(out))
+    assert all(line["loss"] > 0 and line["grad_norm"] > 0 and line["update_s"] > 0 for line in lines(out))
+    assert [line["lr"] for line in lines(out)] == [learning_rate(config, step) for step in range(1, 8)]
+    picture = (out / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+    assert sorted(path.name for path in (out / CHECKPOINTS).iterdir()) == ["000003", "000006", "000007"]
+    assert (result.checkpoint, result.steps, result.frames_seen) == (out / CHECKPOINTS / "000007", 7, 56)
+    assert result.final_loss == lines(out)[-1]["loss"]
+    assert result.update_s == pytest.approx(sum(line["update_s"] for line in lines(out)))
+    assert json.loads((out / "config.json").read_text())["policy"]["chunk_size"] == 3
+
+
+@pytest.mark.parametrize(("workers", "workers_after"), [(0, 0), (2, 1)])
+def test_a_resumed_run_is_the_uninterrupted_one(config: TrainConfig, workers: int, workers_after: int) -> None:
+    config = replace(config, num_workers=workers, save_every=3)
+    train(config)
+    stopped = replace(config, output_dir=config.output_dir.with_name("stopped"), num_workers=workers_after, resume=True)
+    shutil.copytree(config.output_dir, stopped.output_dir)
+    # As a kill in step 5, while a line was being written and a checkpoint, leaves it.
+    for step in ("000006", "000007"):
+        shutil.rmtree(stopped.output_dir / CHECKPOINTS / step)
+    (stopped.output_dir / CHECKPOINTS / ".000006.tmp").mkdir()
+    metrics = stopped.output_dir / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:4]) + '{"step": 5, "lo')
+    train(stopped)
+    assert timeless(stopped.output_dir) == timeless(config.output_dir)
+    expected, found = weights(config.output_dir), weights(stopped.output_dir)
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert not list((stopped.output_dir / CHECKPOINTS).glob(".*"))
+
+
+def test_workers_change_nothing_and_the_seed_does(config: TrainConfig) -> None:
+    runs: dict[str, dict[str, Any]] = {"none": {"num_workers": 0}, "two": {"num_workers": 2}, "seed": {"seed": 1}}
+    for name, options in runs.items():
+        train(replace(config, output_dir=config.output_dir / name, **options))
+    none, two, seed = (timeless(config.output_dir / name) for name in runs)
+    assert none == two
+    assert none[0]["loss"] != seed[0]["loss"]
+
+
+def test_a_finished_run_can_be_resumed_to_no_effect_or_to_more_steps(config: TrainConfig) -> None:
+    first = train(config)
+    assert train(replace(config, resume=True)) == first
+    longer = train(replace(config, resume=True, steps=9))
+    assert (longer.steps, steps_done(config.output_dir)) == (9, 9)
+    assert [line["step"] for line in lines(config.output_dir)] == list(range(1, 10))
+    with pytest.raises(ConfigError, match=r"--steps 7: the run in .* has done 9 already"):
+        train(replace(config, resume=True))
+
+
+def test_a_line_of_several_steps_is_their_mean_and_sum(config: TrainConfig) -> None:
+    every = replace(config, steps=5, save_every=4)
+    train(every)
+    train(replace(every, output_dir=config.output_dir / "pairs", log_every=2))
+    single, pairs = lines(config.output_dir), lines(config.output_dir / "pairs")
+    assert [line["step"] for line in pairs] == [2, 4, 5]
+    assert pairs[0]["loss"] == pytest.approx((single[0]["loss"] + single[1]["loss"]) / 2)
+    assert pairs[2]["loss"] == single[4]["loss"]
+
+
+def test_the_loss_falls(config: TrainConfig) -> None:
+    policy = replace(TINY, hidden=64, noises=8)
+    train(replace(config, steps=120, save_every=120, warmup_steps=5, lr=5e-3, policy=policy))
+    loss = read_metrics(config.output_dir / "metrics.jsonl")["loss"]
+    assert loss[-10:].mean() < 0.7 * loss[:10].mean()
+
+
+def test_training_does_not_touch_the_dataset(config: TrainConfig) -> None:
+    before = {path: path.stat().st_mtime_ns for path in config.dataset.rglob("*")}
+    train(config)
+    assert {path: path.stat().st_mtime_ns for path in config.dataset.rglob("*")} == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_frames(config: TrainConfig) -> None:
+    with pytest.raises(LossNotFiniteError, match=r"the batch's indices are in .*bad_batch\.json"):
+        train(replace(config, lr=1e30, warmup_steps=0))
+    report = json.loads((config.output_dir / "bad_batch.json").read_text())
+    assert report["step"] > 1
+    assert report["indices"] == EpochOrder(26, 8, seed=0).batch(report["step"] - 1)
+
+
+def test_values_that_are_no_numbers_are_named_before_the_first_step(config: TrainConfig, tmp_path: Path) -> None:
+    data = episode(12)
+    data["action"][5] = np.nan
+    with LeRobotDatasetV2(tmp_path / "bad", fps=FPS, image_mode="memmap") as dataset:
+        dataset.add_episodes(data)
+    with pytest.raises(ConfigError, match="'action' has values that are not finite, the first at index 5"):
+        train(replace(config, dataset=tmp_path / "bad"))
+
+
+def spoil(folder: Path) -> None:
+    last = latest(folder)
+    assert last is not None
+    (last / TRAINING).write_bytes(b"cut short")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "--steps 0: give 1 or more"),
+        ({"batch_size": -1}, "--batch-size -1: give 1 or more"),
+        ({"num_workers": -1}, "--num-workers -1: give 0 or more"),
+        ({"lr": 0.0}, "--lr 0.0: give a number above 0"),
+        ({"lr": float("nan")}, "--lr nan"),
+        ({"ema_decay": 1.0}, "--ema-decay 1.0"),
+        ({"save_every": 3, "log_every": 2}, "--save-every 3 is no multiple of --log-every 2"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(config: TrainConfig, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(config, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:77"}, "--device cuda:77 cannot be used here .*--device cpu would do"),
+        ({"device": "toaster"}, "--device toaster cannot be used here"),
+        ({"resume": True}, "--resume: .* holds no checkpoint; leave --resume out"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    config: TrainConfig, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(replace(config, **options))
+    assert not config.output_dir.exists()
+
+
+def test_a_dataset_that_cannot_be_learned_leaves_no_run_behind(config: TrainConfig, tmp_path: Path) -> None:
+    with LeRobotDatasetV2(tmp_path / "blind", fps=FPS) as dataset:
+        dataset.add_episodes({"action": np.zeros((4, 2), np.float32)})
+    with pytest.raises(ConfigError, match="has no camera and no state"):
+        train(replace(config, dataset=tmp_path / "blind"))
+    train(config)
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_begun_anew(config: TrainConfig) -> None:
+    train(config)
+    shutil.rmtree(config.output_dir / CHECKPOINTS)
+    train(config)
+    assert [line["step"] for line in lines(config.output_dir)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_run_is_not_overwritten_nor_continued_as_another(config: TrainConfig, tmp_path: Path) -> None:
+    train(config)
+    with pytest.raises(ConfigError, match="holds a run already: add --resume"):
+        train(config)
+    with pytest.raises(ConfigError, match=r"lr was 0\.003 and is now 0\.1"):
+        train(replace(config, resume=True, lr=0.1))
+    other = make_dataset(tmp_path / "other", lengths=(5, 5))
+    with pytest.raises(ConfigError, match="has 10 frames, the run began with 26"):
+        train(replace(config, resume=True, dataset=other))
+    assert [line["step"] for line in lines(config.output_dir)] == [1, 2, 3, 4, 5, 6, 7]
+    spoil(config.output_dir)
+    with pytest.raises(ValueError, match=r"training\.pt cannot be read as a checkpoint"):
+        train(replace(config, resume=True))
+
+
+def test_metrics_are_read_up_to_a_line_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25, "late": 3}\n{"step": 3, "lo')
+    columns = read_metrics(path)
+    assert columns["loss"].tolist() == [0.5, 0.25]
+    assert np.array_equal(columns["late"], [np.nan, 3], equal_nan=True)
+    path.write_text('{"step": 1}\nsome text\n')
+    with pytest.raises(SourceError, match=r"metrics\.jsonl:2: not a JSON object of numbers: 'some text'"):
+        read_metrics(path)
+
+
+@pytest.mark.gpu
+def test_it_trains_on_a_gpu(config: TrainConfig) -> None:
+    result = train(replace(config, device="cuda"))
+    assert result.steps == 7
