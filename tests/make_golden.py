@@ -26,6 +26,7 @@ from roboreel.format.manifest import Manifest
 from roboreel.format.records import DURABLE_OFFSETS, LIVE_OFFSET, STATE_RECORD_BYTES, State
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store import Episode, Writer, infer_keys
+from roboreel.store.records import newest
 
 GOLDEN = Path(__file__).parent / "golden" / "v0.1"
 
@@ -119,8 +120,8 @@ def _fix_state(path: Path) -> None:
     The older durable record, of the empty dataset, is taken out: it must not step in where a test spoils the newer.
     """
     raw = bytearray(path.read_bytes())
-    state = State.from_bytes(bytes(raw[DURABLE_OFFSETS[0] :][:STATE_RECORD_BYTES]))
-    assert state is not None
+    found = (State.from_bytes(bytes(raw[offset:][:STATE_RECORD_BYTES])) for offset in DURABLE_OFFSETS)
+    state = newest([state for state in found if state is not None])
     durable = replace(state, boot_id=DEAD_BOOT, writer_pid=1234)
     live = replace(durable, generation=durable.generation + 1, seq=durable.seq + 2, rows=durable.rows + 1)
     for offset, record in ((LIVE_OFFSET, live), (DURABLE_OFFSETS[0], durable)):

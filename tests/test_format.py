@@ -112,7 +112,8 @@ def test_metadata() -> None:
     assert one_line == (
         '{"format": "roboreel", "version": "0.1", "incompatible": [], "compatible": [], '
         '"uuid": "00000000-0000-0000-0000-000000000001", "fps": 10.0, "capacity": 8, "fixed_capacity": false, '
-        '"ring": false, "paths": {"column": "columns/{key}.bin", "png": "images/{key}/{row:09d}/{frame:06d}.png", '
+        '"ring": false, "paths": {"column": "columns/{key}.bin", "checksum": "checksums/{key}.bin", '
+        '"png": "images/{key}/{row:09d}/{frame:06d}.png", '
         '"video": "videos/{key}/{file:06d}.mp4", "frame_table": "videos/{key}/{file:06d}.frames"}, '
         f'"keys": {{"index": {integer}, "episode_index": {integer}, "frame_index": {integer}, '
         '"timestamp": {"dtype": "<f8", "shape": [], "role": "index", "stored": "column", "unit": "s"}, '

@@ -12,28 +12,23 @@ from numpy.typing import NDArray
 from roboreel import schema
 from roboreel.dataset.batch import Batch, as_indices, register_collate, to_tensors, transform_images
 from roboreel.dataset.episodes import chosen_slots, episode_ranges, episode_slots, statistics
-from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening, check_storage
 from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, gather, parse_windows
-from roboreel.errors import EpisodeNotFoundError, FrameIndexError, InvalidArgumentError, RoboreelError, UnknownKeyError
+from roboreel.dataset.recording import Recording
+from roboreel.errors import EpisodeNotFoundError, FrameIndexError, InvalidArgumentError, UnknownKeyError
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.stats import KeyStats
-from roboreel.store import Store
+from roboreel.store import Episode, Store
 from roboreel.windows import tolerance_s
 
 if TYPE_CHECKING:
     import torch
-    from torch.utils.data import Dataset
-
-    Base = Dataset[dict[str, Any]]
-else:
-    Base = object  # torch asks for nothing but __len__ and __getitem__, and loads only when a tensor is made
 
 Ints = NDArray[np.int64]
 DeltaTimestamps = Mapping[str, Sequence[float] | NDArray[np.float64]]
 
 
-class LeRobotDatasetV2(Base):
+class LeRobotDatasetV2(Recording):
     """Robot episodes in memory-mapped files, indexed by frame.
 
     `dataset[i]` is a dict of tensors: each key's value at frame i, or, for keys in `delta_timestamps`, the frames
@@ -149,30 +144,10 @@ class LeRobotDatasetV2(Base):
     # What it is
 
     @property
-    def storage_dir(self) -> Path:
-        return self._opening.root
-
-    @property
-    def fps(self) -> float | None:
-        """Frames a second (Hz); None for a new dataset that was given none yet."""
-        store = self._opening.store()
-        return store.manifest.fps if store else self._opening.fps
-
-    @property
     def tolerance_s(self) -> float | None:
         """How far (s) a requested time may lie from a frame, and outside the episode before it is padding."""
         fps = self.fps
         return None if fps is None else tolerance_s(fps)
-
-    @property
-    def data_keys(self) -> list[str]:
-        store = self._opening.store()
-        return list(store.manifest.keys) if store else []
-
-    @property
-    def camera_keys(self) -> list[str]:
-        store = self._opening.store()
-        return [key for key, spec in store.manifest.keys.items() if spec.is_camera] if store else []
 
     @property
     def num_frames(self) -> int:
@@ -337,63 +312,16 @@ class LeRobotDatasetV2(Base):
             check_windows(windows, store, self._episodes)
         self._windows = windows
 
-    # Writing
-
-    def add_episodes(self, data: Mapping[str, Any], no_flush: bool = False) -> None:
-        """Add one or more episodes; each is committed on its own, in order.
-
-        Args:
-            data: {key: array (frames, *shape)}; images uint8, channel-last; strings as a list of str or one str.
-                `episode_index` tells episodes apart (left out: one episode), `timestamp` (s) may be left out.
-            no_flush: Do not wait until the data would survive a power cut; it survives a kill all the same.
-
-        Raises:
-            InvalidEpisodeError: the data cannot be stored as it is; nothing of that episode was.
-            CapacityError: it does not fit. DiskSpaceError: the disk is full. DatasetLockedError: another writer.
-        """
-        for added, episode in enumerate(split_episodes(data)):
-            try:
-                check_cameras(episode, self._opening.asked_mode)
-                if self._opening.store() is None:  # later it would be too late to leave nothing behind
-                    check_window_keys(self._windows, episode.data_keys)
-                self._opening.add(episode)
-            except RoboreelError as error:
-                if added:
-                    error.add_note(f"{added} episodes before it were added and stay")
-                raise
-        if no_flush:
-            return
-        try:
-            self.flush()
-        except RoboreelError as error:
-            error.add_note("the episodes were added and stay; that they survive a power cut is what failed")
-            raise
-
-    def flush(self) -> None:
-        """Wait until everything that was added would survive a power cut."""
-        self._opening.flush()
-
-    def close(self) -> None:
-        """Flush, and let go of the writer's lock and the files; reading on opens them again."""
-        self._opening.close()
+    # Opening anew
 
     def reload(self) -> None:
         """Open the directory anew, taking what another process changed."""
         self._opening.reopen()
         self._after_opening()
 
-    def __enter__(self) -> LeRobotDatasetV2:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
     def _after_opening(self) -> None:
         if self._episodes is not None:
             self._chosen = chosen_slots(self._need_store(), self._episodes)
 
-    def _need_store(self) -> Store:
-        store = self._opening.store()
-        if store is None:
-            raise FrameIndexError(f"{self.storage_dir} holds no episode yet; add one with add_episodes")
-        return store
+    def _check_first(self, episode: Episode) -> None:
+        check_window_keys(self._windows, episode.data_keys)  # later it would be too late to leave nothing behind

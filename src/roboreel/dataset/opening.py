@@ -106,14 +106,14 @@ class Opening:
 
     def _take_capacity(self, store: Store, capacity: int) -> None:
         if capacity > store.state.capacity or not store.manifest.fixed_capacity:
-            self._need_writer().fix_capacity(capacity)
+            self.writer().fix_capacity(capacity)
 
     # Writing
 
     def add(self, episode: Episode) -> None:
         """Commit one episode, making the dataset if there is none yet."""
         if self.store() is not None:
-            self._need_writer().add(episode)
+            self.writer().add(episode)
             return
         self._check_writable()
         assert self.fps is not None
@@ -132,7 +132,8 @@ class Opening:
         if self._readonly:
             raise ReadOnlyError(f"{self.root} was opened with readonly=True; open it without to change it")
 
-    def _need_writer(self) -> Writer:
+    def writer(self) -> Writer:
+        """The open writer; takes the lock the first time."""
         self._check_writable()
         if self._writer is None or self._writer.closed:
             if self._store is not None:

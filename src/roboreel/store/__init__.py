@@ -5,6 +5,7 @@ from roboreel.columns.frames import ArrayFrames, CameraFrames, PngFrames, VideoF
 from roboreel.format.files import free_bytes, rename, sync_path
 from roboreel.format.manifest import Manifest, check_no_lerobot
 from roboreel.store.check import find_problems, is_dataset
+from roboreel.store.editing import changed_rows, check_editable
 from roboreel.store.episode import Episode, infer_keys
 from roboreel.store.layout import discard, frame_bytes
 from roboreel.store.store import Store, Touched
@@ -21,6 +22,8 @@ __all__ = [
     "Touched",
     "VideoFrames",
     "Writer",
+    "changed_rows",
+    "check_editable",
     "check_no_lerobot",
     "discard",
     "find_problems",

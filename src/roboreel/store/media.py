@@ -1,4 +1,4 @@
-"""The image files of episodes: staged before the commit that counts them, removed with the last frame that needs them."""
+"""The image files of episodes: staged before the commit that counts them, removed when no frame needs them."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from roboreel.columns.base import Column, Frames
 from roboreel.columns.memmap import MemmapColumn, map_slots
 from roboreel.columns.png import PngColumn
 from roboreel.columns.video import VideoColumn
-from roboreel.errors import DatasetBusyError, StorageDirCorruptError
+from roboreel.errors import DatasetBusyError, InvalidArgumentError, StorageDirCorruptError, UnknownKeyError
 from roboreel.format import paths
 from roboreel.format.lock import boot_id, writer_is_alive
 from roboreel.format.manifest import Manifest, read_manifest
@@ -217,6 +217,18 @@ class Store:
         """The mapping of a key that is stored as raw numbers: (capacity, *shape), read-only."""
         column = self.columns[key]
         assert isinstance(column, MemmapColumn)
+        return column.array
+
+    def memmap_of(self, key: str) -> NDArray[Any]:
+        """As `memmap`, for a key that a user named."""
+        if key not in self.manifest.keys:
+            raise UnknownKeyError(f"no key {key!r}; the dataset has {sorted(self.manifest.keys)}")
+        column = self.columns[key]
+        if not isinstance(column, MemmapColumn):
+            raise InvalidArgumentError(
+                f"{key!r} has no column: it is stored as {self.manifest.keys[key].to_dict()['stored']} files; "
+                "read frames by index"
+            )
         return column.array
 
     def frames_at(self, slots: Ints, rows: Ints) -> Frames:

@@ -246,6 +246,15 @@ class Writer:
 
     # Editing
 
+    def draft(self, key: str) -> NDArray[Any]:
+        """A key's values, (frames, *shape), in a mapping whose changes stay in this process."""
+        self._lock.check_owned()
+        spec, frames = self.store.manifest.keys[key], self.store.state.frames
+        if not frames * spec.frame_bytes:
+            return np.zeros((frames, *spec.shape), spec.dtype)
+        path = paths.column_path(self.store.root, key)
+        return np.memmap(path, spec.dtype, "c", shape=(frames, *spec.shape)).view(np.ndarray)
+
     def edit(self, key: str, slots: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Replace a key's values, (n, *shape), in n ascending slots; a kill leaves all of the old or all of the new."""
         self._lock.check_owned()

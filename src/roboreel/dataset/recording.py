@@ -1,0 +1,144 @@
+"""The side of a dataset that changes: episodes come in, values are edited, what is stored is made durable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.dataset.incoming import check_cameras, split_episodes
+from roboreel.dataset.opening import Opening
+from roboreel.errors import FrameIndexError, RoboreelError
+from roboreel.store import Episode, Store, changed_rows, check_editable
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    Base = Dataset[dict[str, Any]]
+else:
+    Base = object  # torch asks for nothing but __len__ and __getitem__, and loads only when a tensor is made
+
+Self = TypeVar("Self", bound="Recording")
+
+
+class Recording(Base):
+    """A dataset directory that episodes are added to; `LeRobotDatasetV2` reads windows from it."""
+
+    _opening: Opening
+
+    @property
+    def storage_dir(self) -> Path:
+        return self._opening.root
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second (Hz); None for a new dataset that was given none yet."""
+        store = self._opening.store()
+        return store.manifest.fps if store else self._opening.fps
+
+    @property
+    def data_keys(self) -> list[str]:
+        store = self._opening.store()
+        return list(store.manifest.keys) if store else []
+
+    @property
+    def camera_keys(self) -> list[str]:
+        store = self._opening.store()
+        return [key for key, spec in store.manifest.keys.items() if spec.is_camera] if store else []
+
+    def add_episodes(self, data: Mapping[str, Any], no_flush: bool = False) -> None:
+        """Add one or more episodes; each is committed on its own, in order.
+
+        Args:
+            data: {key: array (frames, *shape)}; images uint8, channel-last; strings as a list of str or one str.
+                `episode_index` tells episodes apart (left out: one episode), `timestamp` (s) may be left out.
+            no_flush: Do not wait until the data would survive a power cut; it survives a kill all the same.
+
+        Raises:
+            InvalidEpisodeError: the data cannot be stored as it is; nothing of that episode was.
+            CapacityError: it does not fit. DiskSpaceError: the disk is full. DatasetLockedError: another writer.
+        """
+        for added, episode in enumerate(split_episodes(data)):
+            try:
+                check_cameras(episode, self._opening.asked_mode)
+                if self._opening.store() is None:
+                    self._check_first(episode)
+                self._opening.add(episode)
+            except RoboreelError as error:
+                if added:
+                    error.add_note(f"{added} episodes before it were added and stay")
+                raise
+        if no_flush:
+            return
+        try:
+            self.flush()
+        except RoboreelError as error:
+            error.add_note("the episodes were added and stay; that they survive a power cut is what failed")
+            raise
+
+    def _check_first(self, episode: Episode) -> None:
+        """Refuse an episode that the dataset could not begin with."""
+
+    def column(self, key: str) -> NDArray[Any]:
+        """Return a key's values as they lie on disk, (frames, *shape), without a copy; read-only.
+
+        Row i is slot i, so `dataset[i]` unless `episodes=` was given. Strings come as int32 codes, `timestamp` as
+        float64. What a writer changes meanwhile shows in it, half-written frames too: `get_data_by_key` does not.
+
+        Raises:
+            UnknownKeyError: the dataset has no such key.
+            InvalidArgumentError: the key is a camera stored as PNG or video.
+        """
+        store = self._need_store()
+        store.refresh()
+        return store.memmap_of(key)[: store.state.frames]
+
+    @contextlib.contextmanager
+    def edit(self, key: str) -> Iterator[NDArray[Any]]:
+        """Give an array (frames, *shape) to change like any of numpy's; leaving the block applies the changes.
+
+        They are written down whole, committed, and then applied in place: a kill leaves all of them or none. An
+        exception inside the block leaves the dataset as it was. Memory is taken for the pages that are changed.
+
+            with dataset.edit("next.reward") as rewards:
+                rewards[rewards < 0] = 0
+
+        Raises:
+            UnknownKeyError: the dataset has no such key.
+            InvalidArgumentError: an index, strings, or a camera stored as files: these are not edited in place.
+            ReadOnlyError: opened with readonly=True. DatasetLockedError: another process is writing.
+        """
+        store = self._need_store()
+        check_editable(store, key)
+        writer = self._opening.writer()
+        draft = writer.draft(key)
+        yield draft
+        slots = changed_rows(writer.store.memmap_of(key)[: len(draft)], draft)
+        writer.edit(key, slots, np.ascontiguousarray(draft[slots]))
+
+    def flush(self) -> None:
+        """Wait until everything that was added would survive a power cut."""
+        self._opening.flush()
+
+    def close(self) -> None:
+        """Flush, and let go of the writer's lock and the files; reading on opens them again."""
+        self._opening.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _need_store(self) -> Store:
+        store = self._opening.store()
+        if store is None:
+            raise FrameIndexError(f"{self.storage_dir} holds no episode yet; add one with add_episodes")
+        return store
