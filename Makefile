@@ -6,13 +6,15 @@ PYTHON ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 TRAIN_ARGS ?=
+TORTURE_ARGS ?=
+WINDOWS_ARGS ?=
 
 # Keyed on content, not on time (a checkout sets times as it likes), and on the place: an editable install names it.
 INPUTS := pyproject.toml requirements/dev.txt
 STAMP := $(VENV)/.installed-$(shell { cat $(INPUTS); echo '$(CURDIR)'; } | cksum | tr -cs '0-9\n' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format clean
+.PHONY: help install train test torture windows lint format clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1 - /p' Makefile
@@ -22,6 +24,7 @@ help: ## show this
 	@echo '                      PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
 	@echo '  PYTEST_ARGS=...     for pytest, e.g. PYTEST_ARGS="-k ring -x"'
 	@echo '  TRAIN_ARGS=...      for examples/train_pusht.py'
+	@echo '  TORTURE_ARGS=...    e.g. TORTURE_ARGS="--kills 500 --seed 7"; WINDOWS_ARGS=... e.g. "--mode png --start spawn"'
 
 install: $(STAMP) ## make .venv with everything pinned, and the package itself in it
 
@@ -30,6 +33,12 @@ train: $(STAMP) ## import the sample, train a policy on it, evaluate it
 
 test: lint ## lint, types and tests
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+torture: $(STAMP) ## kill writers 2,000 times and compare what is left; some 10 minutes
+	$(VENV)/bin/python -m scripts.torture $(TORTURE_ARGS)
+
+windows: $(STAMP) ## read 1,000,000 windows while they are overwritten, none torn; some 5 minutes
+	$(VENV)/bin/python -m scripts.torn_windows $(WINDOWS_ARGS)
 
 lint: $(STAMP) ## ruff and mypy, nothing changed
 	$(VENV)/bin/ruff check .

@@ -3,7 +3,8 @@
     make train
     python examples/train_pusht.py --force
 
-A second run goes on where the first one stopped, and only prints the summary where nothing is left to do.
+A second run goes on where the first one stopped, and only prints the summary where nothing is left to do. Evaluations
+are taken from an earlier run where they are of the very same weights.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import platform
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import tyro
 
 from roboreel import LeRobotDatasetV2, RoboreelError
-from roboreel.checkpoint import steps_done
-from roboreel.evaluate import EvalConfig, EvalResult, Spread, evaluate, paired_difference, read_result
+from roboreel.checkpoint import steps_done, write_json
+from roboreel.evaluate import EVAL, EvalConfig, EvalResult, Spread, evaluate, paired_difference, read_result
 from roboreel.train import TrainConfig, TrainResult, train
 
 SAMPLE = Path(__file__).parent / "data" / "pusht"
@@ -35,60 +36,87 @@ class Options:
 
     output_dir: Path = Path("outputs/pusht")
     """Where everything goes."""
+    source: Path = SAMPLE
+    """Episodes of PushT: a folder in LeRobot format."""
     steps: int = 2500
     """Optimiser steps."""
     batch_size: int = 64
     """Frames a step."""
     n_episodes: int = 50
     """Episodes to try the policy, and chance, on."""
+    max_steps: int = 300
+    """Steps after which an episode is cut."""
     n_envs: int = 10
     """Environments at once."""
     force: bool = False
-    """Begin anew, whatever `output_dir` holds."""
+    """Begin anew, whatever an earlier run left in `output_dir`."""
+
+
+DATASET, IMPORT, TRAIN, SUMMARY = "dataset", "import.json", "train", "summary.json"
+EVAL_TRAINED, EVAL_RANDOM = "eval_trained", "eval_random"
 
 
 def main(options: Options) -> None:
     """Import, train, evaluate, and print the summary."""
     began = time.perf_counter()
     if options.force:
-        shutil.rmtree(options.output_dir, ignore_errors=True)
-    dataset = LeRobotDatasetV2.from_lerobot(
-        SAMPLE, options.output_dir / "dataset", decode_images=True, progress=True, readonly=True
-    )
-    imported = time.perf_counter()
+        remove_earlier(options.output_dir)
+    dataset, import_s = imported(options)
     # In memory-mapped form a batch is read in a millisecond or two: no worker processes are needed.
     config = TrainConfig(
-        dataset.storage_dir, options.output_dir / "train", options.steps, options.batch_size, num_workers=0
+        dataset=dataset.storage_dir,
+        output_dir=options.output_dir / TRAIN,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        num_workers=0,
     )
     done = steps_done(config.output_dir)
     trained = train(replace(config, resume=done > 0))
-    learned = time.perf_counter()
-    fresh = done < options.steps
-    ours = evaluated(options, config.output_dir, fresh=fresh)
-    chance = evaluated(options, None, fresh=fresh)
-    ended = time.perf_counter()
-    if not fresh:
-        print(f"{config.output_dir} holds the finished run already; --force trains anew")
+    configs = eval_configs(options, config.output_dir)
+    known = [read_result(each) for each in configs]
+    ours, chance = (found or evaluate(each) for found, each in zip(known, configs, strict=True))
+    if done == options.steps and all(known):
+        print(f"{options.output_dir} holds the finished run already; --force begins anew")
     print(summary(dataset, trained, ours, chance))
-    print(
-        f"this took {ended - began:.0f} s: import {imported - began:.0f} s, training {learned - imported:.0f} s, "
-        f"evaluation {ended - learned:.0f} s"
-    )
-    if fresh:
-        seconds = {"import": imported - began, "training": learned - imported, "evaluation": ended - learned}
-        record(options.output_dir / "summary.json", dataset, trained, ours, chance, seconds)
+    print(f"this took {time.perf_counter() - began:.0f} s")
+    # Of all parts of the run, where it was interrupted: of the steps that count, and of the evaluations shown.
+    seconds = {"training": trained.data_s + trained.update_s, "evaluation": ours.seconds + chance.seconds}
+    if import_s is not None:
+        seconds = {"import": import_s, **seconds}
+    record(options.output_dir, dataset, trained, ours, chance, seconds)
 
 
-def evaluated(options: Options, checkpoint: Path | None, *, fresh: bool) -> EvalResult:
-    """Evaluate a checkpoint, or chance; or read what an earlier run found about the same weights."""
-    config = EvalConfig(
-        options.output_dir / ("eval_random" if checkpoint is None else "eval_trained"),
+def remove_earlier(output_dir: Path) -> None:
+    """Remove what a run of this example makes; what else is there stays."""
+    for name in (DATASET, TRAIN, EVAL_TRAINED, EVAL_RANDOM):
+        shutil.rmtree(output_dir / name, ignore_errors=True)
+    for name in (IMPORT, SUMMARY):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def imported(options: Options) -> tuple[LeRobotDatasetV2, float | None]:
+    """Import the episodes, or open what an earlier run imported; with the seconds that took, where they are known."""
+    folder, note = options.output_dir / DATASET, options.output_dir / IMPORT
+    there = folder.exists()
+    began = time.perf_counter()
+    dataset = LeRobotDatasetV2.from_lerobot(options.source, folder, decode_images=True, progress=True, readonly=True)
+    if not there:
+        write_json(note, {"uuid": dataset.uuid, "seconds": time.perf_counter() - began})
+    known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    return dataset, known["seconds"] if known.get("uuid") == dataset.uuid else None
+
+
+def eval_configs(options: Options, checkpoint: Path) -> tuple[EvalConfig, EvalConfig]:
+    """Return how to evaluate the policy, and chance: on the same seeds."""
+    ours = EvalConfig(
+        options.output_dir / EVAL_TRAINED,
         checkpoint,
-        policy="random" if checkpoint is None else "checkpoint",
         n_episodes=options.n_episodes,
         n_envs=options.n_envs,
+        max_steps=options.max_steps,
     )
-    return (None if fresh else read_result(config)) or evaluate(config)
+    chance = replace(ours, output_dir=options.output_dir / EVAL_RANDOM, checkpoint=None, policy="random")
+    return ours, chance
 
 
 def summary(dataset: LeRobotDatasetV2, trained: TrainResult, ours: EvalResult, chance: EvalResult) -> str:
@@ -102,6 +130,7 @@ def summary(dataset: LeRobotDatasetV2, trained: TrainResult, ours: EvalResult, c
         "waited for data": f"{trained.data_s:.1f} s ({waiting:.1%}), against {trained.update_s:.1f} s of computing",
         "final loss": f"{trained.final_loss:.4f}",
         "episodes": f"{len(ours.episodes)}, the same seeds for both",
+        "coverage, at first": told(ours.summary["initial_coverage"]),
         "coverage, trained": told(ours.summary["max_coverage"]),
         "coverage, random": told(chance.summary["max_coverage"]),
         "difference": f"{told(difference)}: the interval {verdict}",
@@ -114,7 +143,7 @@ def summary(dataset: LeRobotDatasetV2, trained: TrainResult, ours: EvalResult, c
 
 
 def record(
-    path: Path,
+    output_dir: Path,
     dataset: LeRobotDatasetV2,
     trained: TrainResult,
     ours: EvalResult,
@@ -124,8 +153,8 @@ def record(
     """Write the figures that the README shows, with the machine and the versions that gave them."""
     content = {
         "command": "make train",
-        "date": dt.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}",
+        "date": dt.date.fromtimestamp((output_dir / EVAL_TRAINED / EVAL).stat().st_mtime).isoformat(),
+        "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
         "versions": {name: version(name) for name in ("roboreel", "torch", "numpy", "av", "gym-pusht")},
         "python": platform.python_version(),
         "frames": dataset.num_frames,
@@ -136,14 +165,20 @@ def record(
         "update_s": round(trained.update_s, 2),
         "final_loss": round(trained.final_loss, 4),
         "seeds": len(ours.episodes),
-        "coverage_trained": asdict(ours.summary["max_coverage"]),
-        "coverage_random": asdict(chance.summary["max_coverage"]),
-        "coverage_difference": asdict(paired_difference(ours, chance, "coverage")),
-        "success_trained": asdict(ours.summary["success"]),
-        "success_random": asdict(chance.summary["success"]),
+        "coverage_initial": ours.summary["initial_coverage"].to_dict(),
+        "coverage_trained": ours.summary["max_coverage"].to_dict(),
+        "coverage_random": chance.summary["max_coverage"].to_dict(),
+        "coverage_difference": paired_difference(ours, chance, "coverage").to_dict(),
+        "success_trained": ours.summary["success"].to_dict(),
+        "success_random": chance.summary["success"].to_dict(),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(output_dir / SUMMARY, content)
+
+
+def cores() -> int:
+    """Return how many cores this process may use; where the system does not tell (macOS), how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def told(spread: Spread) -> str:

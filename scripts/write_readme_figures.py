@@ -23,9 +23,10 @@ def table(result: dict[str, Any]) -> str:
     seconds = result["seconds"]
     rows = [
         ("frames, episodes", f"{result['frames']:,}, {result['episodes']}"),
-        ("import, training, evaluation", " + ".join(f"{value:.0f} s" for value in seconds.values())),
+        (", ".join(seconds), " + ".join(f"{value:.0f} s" for value in seconds.values())),
         ("training steps, final loss", f"{result['steps']:,}, {result['final_loss']:.3f}"),
         ("waiting for data, computing", f"{result['data_s']:.1f} s ({waited:.1%}), {result['update_s']:.0f} s"),
+        ("mean coverage that the seeds begin with", told(result["coverage_initial"])),
         ("mean maximum coverage, trained", told(result["coverage_trained"])),
         ("mean maximum coverage, random", told(result["coverage_random"])),
         (f"difference over {result['seeds']} paired seeds", told(result["coverage_difference"])),

@@ -117,6 +117,11 @@ def declare(folder: Path, name: str, dtype: str, shape: Sequence[int]) -> None:
     edit_info(folder, features=features | {name: {"dtype": dtype, "shape": list(shape), "names": None}})
 
 
+def undeclare(folder: Path, name: str) -> None:
+    features = json.loads((folder / "meta" / "info.json").read_text())["features"]
+    edit_info(folder, features={key: fields for key, fields in features.items() if key != name})
+
+
 def edit_rows(path: Path, edit: Callable[[pa.Table], pa.Table], **options: Any) -> None:
     """Write a Parquet file again, its table changed."""
     _write(path, edit(pq.read_table(path, partitioning=None)), **options)

@@ -233,10 +233,12 @@ def test_holes_of_episodes_that_are_not_chosen_do_not_matter(root: Path) -> None
         LeRobotDatasetV2(root, episodes=[1], delta_timestamps={"action": [0, 0.1]})
 
 
-def test_the_mask_of_a_window_wins_over_a_stored_key_of_its_name(root: Path) -> None:
-    dataset = LeRobotDatasetV2(root, fps=10, delta_timestamps={"action": [0, 0.1]})
+def test_a_mask_does_not_hide_a_key_of_the_same_name(root: Path) -> None:
+    dataset = LeRobotDatasetV2(root, fps=10)
     dataset.add_episodes({"action": THREE, "action_is_pad": np.ones((3, 7), bool)})
-    assert dataset[2]["action_is_pad"].tolist() == [False, True]
+    with pytest.raises(roboreel.InvalidArgumentError, match="the mask would be called 'action_is_pad'"):
+        dataset.set_delta_timestamps({"action": [0, 0.1]})
+    assert dataset[2]["action_is_pad"].shape == (7,)
 
 
 def test_a_capacity_beyond_the_disk_is_refused_before_anything_is_made(root: Path) -> None:

@@ -25,7 +25,7 @@ class Counter(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
         assert seed is not None, "an episode was begun without a seed"
         self.number, self.steps = seed, 0
-        return self._told(), {}
+        return self._told(), {"height": float(seed)}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ARG002
         self.steps += 1
@@ -66,6 +66,7 @@ def test_every_seed_gives_one_whole_episode(n_envs: int) -> None:
     assert [seed for _, seed in actor.begun] == seeds
     for episode in episodes:
         steps = 1 + episode.seed % 4
+        assert episode.initial == {"height": episode.seed}
         state = episode.data["observation.state"]
         assert state.dtype == np.float32
         # The last frame is what came after the last step, not the first frame of another episode.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from fractions import Fraction
@@ -54,7 +55,7 @@ def test_numbers_and_files(config: EvalConfig) -> None:
         # The reward is the coverage, over the 95 % that count as success.
         assert episode.max_reward == pytest.approx(min(1, episode.signals["coverage"] / 0.95), abs=1e-6)
     content = json.loads((config.output_dir / "eval.json").read_text())
-    assert set(content["summary"]) == {"sum_reward", "max_reward", "success", "max_coverage"}
+    assert set(content["summary"]) == {"sum_reward", "max_reward", "success", "max_coverage", "initial_coverage"}
     mean = np.mean([episode.sum_reward for episode in result.episodes])
     assert content["summary"]["sum_reward"]["mean"] == pytest.approx(mean)
     assert content["videos"] == ["videos/seed_100000_observation.image_no_success.mp4"]
@@ -64,6 +65,53 @@ def test_numbers_and_files(config: EvalConfig) -> None:
         assert sum(1 for _ in video.decode(video=0)) == 6
     assert read_result(config) == result
     assert read_result(replace(config, n_episodes=4)) is None
+
+
+def test_a_result_is_of_the_very_same_weights(config: EvalConfig) -> None:
+    config = replace(config, n_videos=0, max_steps=1)
+    evaluate(config)
+    assert config.checkpoint is not None
+    content = torch.load(config.checkpoint)
+    torch.save({**content, "step": 8}, config.checkpoint)
+    assert read_result(config) is None
+    again = evaluate(config)
+    weights = json.loads((config.output_dir / "eval.json").read_text())["weights"]
+    assert weights == {"sha256": hashlib.sha256(config.checkpoint.read_bytes()).hexdigest(), "step": 8}
+    assert read_result(config) == again
+    evaluate(chance(config))
+    assert read_result(chance(config)) is not None
+    # As versions wrote it that did not know what they had evaluated.
+    path = config.output_dir / "eval.json"
+    path.write_text(json.dumps({"config": json.loads(path.read_text())["config"], "episodes": [], "videos": []}))
+    assert read_result(config) is None
+
+
+def test_a_single_episode_has_no_interval_and_its_file_is_json(config: EvalConfig) -> None:
+    result = evaluate(replace(config, n_episodes=1, n_videos=0, max_steps=1))
+    text = (config.output_dir / "eval.json").read_text()
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert content["summary"]["max_reward"]["low"] is None
+    assert content["summary"]["max_reward"]["high"] is None
+    assert result.summary["max_reward"].high == np.inf
+
+
+def test_an_earlier_evaluation_is_replaced_and_files_of_others_stay(config: EvalConfig) -> None:
+    evaluate(replace(config, n_videos=3))
+    videos = config.output_dir / "videos"
+    (videos / "mine.mp4").touch()
+    (videos / "seed_7_observation.image_success.mp4").touch()  # of an evaluation that was killed
+    result = evaluate(replace(config, seed=100_001))
+    assert sorted(videos.iterdir()) == sorted([videos / "mine.mp4", *result.videos])
+
+
+def test_what_the_seeds_begin_with_is_told_beside_what_was_reached(config: EvalConfig) -> None:
+    ours, random = evaluate(replace(config, n_videos=0)), evaluate(chance(config))
+    assert [episode.initial for episode in ours.episodes] == [episode.initial for episode in random.episodes]
+    # In five steps hardly anything is pushed: where the block lies is where it was put.
+    for episode in ours.episodes:
+        assert episode.initial["coverage"] == pytest.approx(episode.signals["coverage"], abs=0.05)
+    mean = np.mean([episode.initial["coverage"] for episode in ours.episodes])
+    assert ours.summary["initial_coverage"].mean == pytest.approx(mean)
 
 
 def test_the_same_seeds_give_the_same_episodes(config: EvalConfig) -> None:
@@ -118,6 +166,7 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     [
         ({"n_episodes": 0}, "--n-episodes 0: give 1 or more"),
         ({"n_videos": -1}, "--n-videos -1: give 0 or more"),
+        ({"seed": 2**70}, f"--seed {2**70}: give one so that the last episode's is less than"),
         ({"checkpoint": None}, "give either --checkpoint FOLDER or --policy random"),
         ({"policy": "random"}, "give either --checkpoint FOLDER or --policy random"),
     ],

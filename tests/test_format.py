@@ -120,15 +120,15 @@ def test_metadata() -> None:
         '"action": {"dtype": "<f4", "shape": [2], "role": "value", "stored": "column", "names": ["x", "y"]}}, '
         '"provenance": {}}'
     )
-    assert f"{metadata_hash(raw):016x}" == "a0f7e9623c8f8ca5"
+    assert f"{metadata_hash(raw):016x}" == "60c9ad020d5fded7"
 
 
 def test_frame_table() -> None:
-    table = FrameTable(np.array([-1, 512]), np.array([True, False]), (1, 5120), 96, 64, "av1", "yuv420p")
+    table = FrameTable(np.array([-1, 512]), np.array([True, False]), (1, 5120), 96, 64, "av1", "yuv420p", 7, 8)
     assert table.to_bytes().hex(" ", -8) == (
-        "5252465401000000 0200000000000000 0100000000140000 6000000040000000 "
+        "5252465402000000 0200000000000000 0100000000140000 6000000040000000 "
         "6176310000000000 0000000000000000 7975763432307000 0000000000000000 "
-        "ffffffffffffffff 0002000000000000 0100df197dc7a9c7 d0d6"
+        "0700000000000000 0800000000000000 ffffffffffffffff 0002000000000000 0100d8f9c84be92e 6370"
     )
 
 

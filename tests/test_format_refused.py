@@ -34,7 +34,7 @@ METADATA: dict[str, tuple[Spoil, str]] = {
     "odd version": (lambda m: m.update(version="0.x"), "version is '0.x', not 'major.minor'"),
     "unknown feature": (lambda m: m.update(incompatible=["z"]), r"needs the features \['z'\].* pip install --upgrade"),
     "features no list": (lambda m: m.update(incompatible="z"), "not a list of features"),
-    "unfinished import": (lambda m: m.update(incompatible=["unfinished"]), "half an import, which was interrupted"),
+    "unfinished import": (lambda m: m.update(incompatible=["unfinished"]), "half an import, running or interrupted"),
     "no fps": (lambda m: m.pop("fps"), "'fps' is missing"),
     "zero fps": (lambda m: m.update(fps=0), "fps is 0, not a positive number"),
     "huge fps": (lambda m: m.update(fps=10**400), "too large"),

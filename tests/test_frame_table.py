@@ -46,11 +46,13 @@ class TestFrameTable:
         table = FrameTable(np.array([5]), np.array([True]), (1, 10), 8, 8, "av1", "yuv420p")
         assert table.nearest_all([-1.0, 0.5, 7.0]).tolist() == [0, 0, 0]
 
-    def test_record_is_pinned(self) -> None:
+    def test_record_is_pinned(self, tmp_path: Path) -> None:
         table = FrameTable(np.array([0, 512]), np.array([True, False]), (1, 5120), 96, 64, "av1", "yuv420p")
+        (tmp_path / "three bytes").write_bytes(b"abc")
+        table = table.vouching_for(tmp_path / "three bytes")
         assert table.to_bytes().hex() == (
             "52524654"
-            "0100"
+            "0200"
             "0000"
             "0200000000000000"
             "01000000"
@@ -59,6 +61,8 @@ class TestFrameTable:
             "40000000"
             "61763100000000000000000000000000"
             "79757634323070000000000000000000"
+            "0300000000000000"
+            "50392f89945faf78"
             "0000000000000000"
             "0002000000000000"
             "0100" + table.to_bytes()[-8:].hex()
@@ -71,7 +75,7 @@ class TestFrameTable:
             (lambda data: data[:0], "0 bytes are too few"),
             (lambda data: data[:50], "50 bytes are too few"),
             (lambda data: b"XXXX" + data[4:], "no frame table"),
-            (lambda data: data[:4] + b"\x02" + data[5:], "version 2"),
+            (lambda data: data[:4] + b"\x01" + data[5:], "version 1"),
             (lambda data: data[:-1], "do not fit its 2 frames"),
             (lambda data: data[:15] + b"\xff" + data[16:], "do not fit"),
             (lambda data: data[:-12] + b"\x01" + data[-11:], "checksum"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ import pytest
 import torch
 
 from roboreel import ConfigError, LeRobotDatasetV2, LossNotFiniteError, SourceError
-from roboreel.checkpoint import CHECKPOINTS, POLICY, TRAINING, latest, steps_done
-from roboreel.policies import BCConfig
+from roboreel.checkpoint import CHECKPOINTS, POLICY, TRAINING, latest, run_lock, steps_done
+from roboreel.policies import BCConfig, BCPolicy
 from roboreel.sampling.order import EpochOrder
 from roboreel.train import TrainConfig, learning_rate, train
 from roboreel.view import read_metrics
@@ -141,8 +144,89 @@ def test_values_that_are_no_numbers_are_named_before_the_first_step(config: Trai
     data["action"][5] = np.nan
     with LeRobotDatasetV2(tmp_path / "bad", fps=FPS, image_mode="memmap") as dataset:
         dataset.add_episodes(data)
-    with pytest.raises(ConfigError, match="'action' has values that are not finite, the first at index 5"):
-        train(replace(config, dataset=tmp_path / "bad"))
+        dataset.add_episodes(episode(12, seed=1))
+        data["action"][5], data["observation.state"][3] = 0, np.inf
+        dataset.add_episodes(data)
+        dataset.add_episodes({**data, "observation.state": data["action"]})
+    bad = replace(config, dataset=tmp_path / "bad")
+    with pytest.raises(ConfigError, match=r"the first at index 27; leave their episodes out: --skip-episodes 2$"):
+        train(bad)
+    bad = replace(bad, skip_episodes=(2,))
+    with pytest.raises(ConfigError, match=r"'action' has .* the first at index 5; .*: --skip-episodes 0$"):
+        train(bad)
+    with pytest.raises(ConfigError, match=r"--skip-episodes: .* has no episodes \[9\]; it holds 4"):
+        train(replace(bad, skip_episodes=(0, 9)))
+    with pytest.raises(ConfigError, match="holds no frames to train on"):
+        train(replace(bad, skip_episodes=(0, 1, 2, 3)))
+    train(replace(bad, skip_episodes=(2, 0)))
+
+
+def test_a_hole_in_time_is_refused_with_what_to_add(config: TrainConfig, tmp_path: Path) -> None:
+    data = episode(12)
+    data["timestamp"] = np.arange(12) / FPS + np.where(np.arange(12) > 6, 3.0, 0.0)
+    with LeRobotDatasetV2(tmp_path / "holed", fps=FPS, image_mode="memmap") as dataset:
+        dataset.add_episodes(data)
+    holed = replace(config, dataset=tmp_path / "holed")
+    with pytest.raises(ConfigError, match=r"apart, at 10 Hz: 0; add --on-hole nearest or --on-hole pad"):
+        train(holed)
+    assert not config.output_dir.exists()
+    train(replace(holed, on_hole="nearest"))
+    with pytest.raises(ConfigError, match="on_hole was 'nearest' and is now 'pad'"):
+        train(replace(holed, on_hole="pad", resume=True))
+
+
+def test_scalar_states_and_actions_are_learned(config: TrainConfig, tmp_path: Path) -> None:
+    values = np.arange(20, dtype=np.float32)
+    with LeRobotDatasetV2(tmp_path / "scalar", fps=FPS) as dataset:
+        dataset.add_episodes({"observation.state": values, "action": 2 * values})
+    result = train(replace(config, dataset=tmp_path / "scalar"))
+    policy = BCPolicy.load(result.checkpoint, torch.device("cpu"))
+    assert policy.select_action({"observation.state": torch.zeros(3)}).shape == (3,)
+
+
+def test_two_runs_do_not_train_in_one_folder(config: TrainConfig) -> None:
+    with run_lock(config.output_dir), pytest.raises(ConfigError, match=f"trained in by process {os.getpid()} on host"):
+        train(config)
+    assert steps_done(config.output_dir) == 0
+    train(replace(config, num_workers=1))
+    train(replace(config, resume=True))
+
+
+def test_a_run_is_not_resumed_without_its_metrics(config: TrainConfig) -> None:
+    train(config)
+    metrics = config.output_dir / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.unlink()
+    message = r"--resume: .*metrics\.jsonl does not hold the metrics of step 7"
+    with pytest.raises(ConfigError, match=message):
+        train(replace(config, resume=True))
+    metrics.write_text("".join(whole.splitlines(keepends=True)[:6]))
+    with pytest.raises(ConfigError, match=message):
+        train(replace(config, resume=True, steps=9))
+    metrics.write_text(whole + "no JSON\n")
+    with pytest.raises(SourceError, match=r"metrics\.jsonl:8: not a JSON object"):
+        train(replace(config, resume=True, steps=9))
+    metrics.write_text(whole)
+    assert train(replace(config, resume=True, steps=9)).steps == 9
+
+
+def test_a_dataset_that_grows_meanwhile_is_not_taken_for_the_same(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, dataset=make_dataset(tmp_path / "growing"), steps=60, save_every=60)
+
+    def grow() -> None:
+        while not lines(config.output_dir):
+            time.sleep(0.01)
+        with LeRobotDatasetV2(config.dataset) as writer:
+            writer.add_episodes(episode(5, seed=9))
+
+    config.output_dir.mkdir()
+    (config.output_dir / "metrics.jsonl").touch()
+    thread = threading.Thread(target=grow, daemon=True)
+    thread.start()
+    train(config)
+    thread.join()
+    with pytest.raises(ConfigError, match=r"has changed: .*frames 31 \(then 26\)"):
+        train(replace(config, resume=True, steps=61))
 
 
 def spoil(folder: Path) -> None:
@@ -159,6 +243,10 @@ def spoil(folder: Path) -> None:
         ({"num_workers": -1}, "--num-workers -1: give 0 or more"),
         ({"lr": 0.0}, "--lr 0.0: give a number above 0"),
         ({"lr": float("nan")}, "--lr nan"),
+        ({"weight_decay": float("nan")}, "--weight-decay nan: give 0 or more"),
+        ({"weight_decay": float("inf")}, "--weight-decay inf: give 0 or more"),
+        ({"seed": 2**70}, f"--seed {2**70}: give a number from 0 to"),
+        ({"seed": -1}, "--seed -1: give a number from 0 to"),
         ({"ema_decay": 1.0}, "--ema-decay 1.0"),
         ({"save_every": 3, "log_every": 2}, "--save-every 3 is no multiple of --log-every 2"),
     ],
@@ -173,6 +261,9 @@ def test_options_that_cannot_be_are_refused(config: TrainConfig, options: dict[s
     [
         ({"device": "cuda:77"}, "--device cuda:77 cannot be used here .*--device cpu would do"),
         ({"device": "toaster"}, "--device toaster cannot be used here"),
+        ({"device": "meta"}, "--device meta cannot be used here"),
+        ({"device": "hpu"}, "--device hpu cannot be used here"),
+        ({"dataset": Path("nowhere")}, "--dataset nowhere is no roboreel dataset; .*: roboreel import FOLDER DEST"),
         ({"resume": True}, "--resume: .* holds no checkpoint; leave --resume out"),
     ],
 )
@@ -206,8 +297,18 @@ def test_a_run_is_not_overwritten_nor_continued_as_another(config: TrainConfig, 
     with pytest.raises(ConfigError, match=r"lr was 0\.003 and is now 0\.1"):
         train(replace(config, resume=True, lr=0.1))
     other = make_dataset(tmp_path / "other", lengths=(5, 5))
-    with pytest.raises(ConfigError, match="has 10 frames, the run began with 26"):
+    with pytest.raises(ConfigError, match=r"goes on with the same data, .*frames 10 \(then 26\)"):
         train(replace(config, resume=True, dataset=other))
+    twin = make_dataset(tmp_path / "twin")
+    with pytest.raises(ConfigError, match=r"is another dataset, or has changed: uuid .*frames 26 \(then 26\)"):
+        train(replace(config, resume=True, dataset=twin))
+    edited = tmp_path / "edited"
+    shutil.copytree(config.dataset, edited)
+    train(replace(config, resume=True, dataset=edited))  # moved, the same all the same
+    with LeRobotDatasetV2(edited) as dataset, dataset.edit("action") as actions:
+        actions[0] = 7
+    with pytest.raises(ConfigError, match="is another dataset, or has changed"):
+        train(replace(config, resume=True, dataset=edited))
     assert [line["step"] for line in lines(config.output_dir)] == [1, 2, 3, 4, 5, 6, 7]
     spoil(config.output_dir)
     with pytest.raises(ValueError, match=r"training\.pt cannot be read as a checkpoint"):

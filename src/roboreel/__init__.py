@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from roboreel.dataset import LeRobotDatasetV2
     from roboreel.sampling import compute_sampler_weights
     from roboreel.schema import LeRobotDatasetV2ImageMode
+    from roboreel.store.forecast import forecast
 
 try:
     __version__ = version("roboreel")
@@ -23,9 +24,10 @@ _LAZY = {
     "LeRobotDatasetV2": "roboreel.dataset",
     "LeRobotDatasetV2ImageMode": "roboreel.schema",
     "compute_sampler_weights": "roboreel.sampling",
+    "forecast": "roboreel.store.forecast",
 }
 
-__all__ = ["LeRobotDatasetV2", "LeRobotDatasetV2ImageMode", "__version__", "compute_sampler_weights"]
+__all__ = ["LeRobotDatasetV2", "LeRobotDatasetV2ImageMode", "__version__", "compute_sampler_weights", "forecast"]
 __all__ += errors.__all__
 
 

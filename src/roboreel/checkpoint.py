@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from roboreel.errors import ConfigError, SourceError
+from roboreel.view import read_metrics
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 POLICY = "policy.pt"
 TRAINING = "training.pt"
+LOCK, LOCK_OWNER = "train.lock", "train.lock.owner"
+
+
+@contextlib.contextmanager
+def run_lock(output_dir: Path) -> Iterator[None]:
+    """Make the folder of a run and be the only one who trains in it, until the block is left or the process ends.
+
+    Raises:
+        ConfigError: another process trains there; the message names it.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    lock, owner = filelock.FileLock(output_dir / LOCK), output_dir / LOCK_OWNER
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        try:
+            holder = owner.read_text(encoding="utf-8")
+        except OSError:  # it has only just begun
+            holder = "another process"
+        raise ConfigError(
+            f"{output_dir} is being trained in by {holder}: wait for its end, or give another --output-dir"
+        ) from None
+    try:
+        owner.write_text(f"process {os.getpid()} on host {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def latest(output_dir: Path) -> Path | None:
@@ -48,16 +82,27 @@ def policy_file(path: Path) -> Path:
     )
 
 
+def identity(file: Path) -> dict[str, Any]:
+    """Return what tells the weights in a `policy.pt` from all others: their hash, and the step they are of."""
+    step = load(file, torch.device("cpu")).get("step")
+    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "step": step}
+
+
 def save_checkpoint(output_dir: Path, step: int, policy: dict[str, Any], training: dict[str, Any]) -> Path:
-    """Write `policy.pt` and `training.pt` of a step; the checkpoint's folder appears once both are on disk."""
+    """Write `policy.pt` and `training.pt` of a step; the checkpoint's folder appears once both are on disk.
+
+    The metrics of the steps before it are on disk then too.
+    """
     folder = output_dir / CHECKPOINTS
+    with (output_dir / METRICS).open("ab") as file:
+        os.fsync(file.fileno())
     final, temporary = folder / f"{step:06d}", folder / f".{step:06d}.tmp"
     for leftover in (final, temporary):  # of an earlier run that was killed here, or resumed from further back
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, content in ((POLICY, policy), (TRAINING, {**training, "step": step})):
+    for name, content in ((POLICY, policy), (TRAINING, training)):
         with (temporary / name).open("wb") as file:
-            torch.save(content, file)
+            torch.save({**content, "step": step}, file)
             file.flush()
             os.fsync(file.fileno())
     temporary.rename(final)
@@ -93,8 +138,23 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def check_metrics(output_dir: Path, step: int) -> None:
+    """Refuse to go on after `step` where its metrics are gone: the totals of the run would silently be wrong.
+
+    Raises:
+        ConfigError: `metrics.jsonl` is not there, or does not reach `step`.
+        SourceError: it holds something else.
+    """
+    metrics = output_dir / METRICS
+    if not metrics.is_file() or step not in read_metrics(metrics).get("step", ()):
+        raise ConfigError(
+            f"--resume: {metrics} does not hold the metrics of step {step}, which the run goes on from; "
+            "put it back, or begin anew with another --output-dir"
+        )
 
 
 def begin_run(output_dir: Path, config: Any, step: int) -> None:
@@ -104,8 +164,8 @@ def begin_run(output_dir: Path, config: Any, step: int) -> None:
     """
     write_json(output_dir / CONFIG, plain(config))
     metrics = output_dir / METRICS
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if step else []  # else of no matter
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line).get("step", step + 1) <= step]
     temporary = metrics.with_name(f".{METRICS}.tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(metrics)

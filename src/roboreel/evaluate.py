@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from roboreel.policies import BCPolicy
 from roboreel.train import bar_interval_s, pick_device
 
 ENVS = {"pusht": make_pusht}
+EVAL, VIDEOS = "eval.json", "videos"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class EvalConfig:
     """Options of an evaluation."""
 
     output_dir: Path
-    """Where `eval.json` and `videos/` go."""
+    """Where `eval.json` and `videos/` go; those of an earlier evaluation there are replaced."""
     checkpoint: Path | None = None
     """A run's output folder (its last checkpoint), one checkpoint, or a `policy.pt`."""
     policy: Literal["checkpoint", "random"] = "checkpoint"
@@ -53,12 +56,14 @@ class EvalConfig:
     n_videos: int = 4
     """Videos to write, of the first seeds."""
     device: str = "auto"
-    """"cpu", "cuda", "cuda:1", "mps"; auto takes a GPU where there is one."""
+    """"cpu", "cuda", "cuda:1", "mps"; auto is cuda where there is an NVIDIA or AMD GPU, else cpu."""
 
     def __post_init__(self) -> None:
         for name, least in (("n_episodes", 1), ("n_envs", 1), ("max_steps", 1), ("n_videos", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give {least} or more")
+        if self.seed + self.n_episodes > 1 << 63:
+            raise ConfigError(f"--seed {self.seed}: give one so that the last episode's is less than 2**63")
         if (self.policy == "random") != (self.checkpoint is None):
             raise ConfigError("give either --checkpoint FOLDER or --policy random")
 
@@ -71,8 +76,16 @@ class Spread:
     std: float
     """Of the episodes (n − 1); 0 for a single one."""
     low: float
-    """Lower end of the mean's 95 % interval."""
+    """Lower end of the mean's 95 % interval; of a single episode's −∞, and `high` ∞."""
     high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return what JSON can hold: an end that is infinite becomes None, null in the file.
+
+        >>> Spread.of([2.0]).to_dict()
+        {'mean': 2.0, 'std': 0.0, 'low': None, 'high': None}
+        """
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -131,7 +144,9 @@ class EpisodeResult:
     max_reward: float
     success: bool
     signals: dict[str, float]
-    """The greatest value of each of the simulator's signals, e.g. {"coverage": 0.93}."""
+    """The greatest value of each of the simulator's signals after a step, e.g. {"coverage": 0.93}."""
+    initial: dict[str, float]
+    """What of them the seed began with, before anything was done."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +155,15 @@ class EvalResult:
 
     episodes: list[EpisodeResult]
     videos: list[Path]
+    seconds: float
+    """How long it took."""
 
     @property
     def summary(self) -> dict[str, Spread]:
-        """The spread of each number: sum_reward, max_reward, success, and max_<signal>."""
+        """The spread of each number: sum_reward, max_reward, success, and max_<signal> beside initial_<signal>.
+
+        What `max_coverage` says is worth little without `initial_coverage`, which doing nothing would keep.
+        """
         episodes = self.episodes
         found = {
             "sum_reward": Spread.of([episode.sum_reward for episode in episodes]),
@@ -152,6 +172,8 @@ class EvalResult:
         }
         for name in episodes[0].signals:
             found[f"max_{name}"] = Spread.of([episode.signals[name] for episode in episodes])
+        for name in episodes[0].initial:
+            found[f"initial_{name}"] = Spread.of([episode.initial[name] for episode in episodes])
         return found
 
 
@@ -162,38 +184,50 @@ def evaluate(config: EvalConfig) -> EvalResult:
         ConfigError: no such checkpoint, or one that does not fit the simulator.
         MissingDependencyError: the simulator is not installed.
     """
+    began = time.perf_counter()
+    weights = weights_of(config)
     policy = None if config.checkpoint is None else BCPolicy.load(config.checkpoint, pick_device(config.device))
     seeds = [config.seed + k for k in range(config.n_episodes)]
     results, videos = [], []
     with ENVS[config.env](min(config.n_envs, config.n_episodes), max_steps=config.max_steps) as envs:
         actor = make_actor(policy, envs)
+        remove_earlier(config.output_dir)
         episodes = rollout(envs, actor, seeds)
         for episode in tqdm(episodes, "evaluate", total=len(seeds), unit="episode", mininterval=bar_interval_s()):
             results.append(result_of(episode))
             if episode.seed < config.seed + config.n_videos:
-                videos += write_videos(config.output_dir / "videos", episode, envs.fps)
+                videos += write_videos(config.output_dir / VIDEOS, episode, envs.fps)
     results.sort(key=lambda result: result.seed)
-    result = EvalResult(results, sorted(videos))
+    result = EvalResult(results, sorted(videos), time.perf_counter() - began)
     content = {
         "config": checkpoint.plain(config),
-        "summary": {name: asdict(spread) for name, spread in result.summary.items()},
+        "weights": weights,
+        "seconds": result.seconds,
+        "summary": {name: spread.to_dict() for name, spread in result.summary.items()},
         "episodes": [asdict(episode) for episode in results],
         "videos": [str(path.relative_to(config.output_dir)) for path in result.videos],
     }
-    checkpoint.write_json(config.output_dir / "eval.json", content)
+    checkpoint.write_json(config.output_dir / EVAL, content)
     return result
 
 
+def weights_of(config: EvalConfig) -> dict[str, Any] | None:
+    """Return hash and step of the weights that would be evaluated now; None for a policy without any."""
+    return None if config.checkpoint is None else checkpoint.identity(checkpoint.policy_file(config.checkpoint))
+
+
 def read_result(config: EvalConfig) -> EvalResult | None:
-    """Return what `evaluate` wrote for the very same options, or None; it does not see whether the weights changed."""
-    path = config.output_dir / "eval.json"
+    """Return what `evaluate` wrote for the very same options and weights, or None."""
+    path = config.output_dir / EVAL
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
-    if content["config"] != checkpoint.plain(config):
+    if "weights" not in content:  # written before there was such an entry
+        return None
+    if content["config"] != checkpoint.plain(config) or content["weights"] != weights_of(config):
         return None
     videos = [config.output_dir / name for name in content["videos"]]
-    return EvalResult([EpisodeResult(**episode) for episode in content["episodes"]], videos)
+    return EvalResult([EpisodeResult(**episode) for episode in content["episodes"]], videos, content["seconds"])
 
 
 def paired_difference(first: EvalResult, second: EvalResult, signal: str) -> Spread:
@@ -257,7 +291,20 @@ def result_of(episode: Episode) -> EpisodeResult:
         max_reward=float(rewards.max()),
         success=episode.success,
         signals={name: float(values.max()) for name, values in episode.signals.items()},
+        initial=episode.initial,
     )
+
+
+def remove_earlier(output_dir: Path) -> None:
+    """Remove what an earlier evaluation left in a folder, also one that was killed; files of others stay."""
+    (output_dir / EVAL).unlink(missing_ok=True)
+    for path in (output_dir / VIDEOS).glob("*.mp4"):
+        if re.fullmatch(VIDEO_NAME, path.name):
+            path.unlink()
+
+
+VIDEO_NAME = r"seed_\d+_observation\.image.*_(no_)?success\.mp4"
+"""What `write_videos` calls its files."""
 
 
 def write_videos(folder: Path, episode: Episode, fps: float) -> list[Path]:

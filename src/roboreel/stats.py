@@ -37,16 +37,19 @@ class RunningStats:
         if not len(block):
             return
         values = block.astype(np.float64)
-        count, mean = len(values), values.mean(axis=0)
-        squares = np.square(values - mean).sum(axis=0)
+        count = len(values)
+        with np.errstate(invalid="ignore", over="ignore"):  # of values that are not finite, neither is the result
+            mean = values.mean(axis=0)
+            squares = np.square(values - mean).sum(axis=0)
         if not self._count:
             self._count, self._mean, self._squares = count, mean, squares
             self._min, self._max = values.min(axis=0), values.max(axis=0)
             return
         total = self._count + count
-        apart = mean - self._mean
-        self._mean = self._mean + apart * (count / total)
-        self._squares = self._squares + squares + apart**2 * (self._count * count / total)
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = mean - self._mean
+            self._mean = self._mean + apart * (count / total)
+            self._squares = self._squares + squares + apart**2 * (self._count * count / total)
         self._min, self._max = np.minimum(self._min, values.min(axis=0)), np.maximum(self._max, values.max(axis=0))
         self._count = total
 

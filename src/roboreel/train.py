@@ -17,7 +17,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from roboreel import LeRobotDatasetV2, checkpoint
-from roboreel.errors import ConfigError, LossNotFiniteError
+from roboreel.errors import ConfigError, LossNotFiniteError, NotADatasetError, TimestampOutsideToleranceError
 from roboreel.policies import BCConfig, BCPolicy
 from roboreel.sampling.order import EpochOrder
+from roboreel.store import check_no_lerobot
 from roboreel.view import plot_curves, read_metrics
 
 
@@ -36,7 +37,7 @@ class TrainConfig:
     """Options of a training run."""
 
     dataset: Path
-    """Folder of a roboreel dataset; `roboreel import` makes one."""
+    """Folder of a roboreel dataset; `roboreel import FOLDER DEST` makes one."""
     output_dir: Path
     """Where the run goes; with --resume, where it is."""
     steps: int = 2500
@@ -53,12 +54,16 @@ class TrainConfig:
     """Greatest norm of the gradient; a longer one is scaled down to it."""
     ema_decay: float = 0.995
     """How slowly the averaged weights, which are the ones evaluated, follow those in training."""
+    skip_episodes: tuple[int, ...] = ()
+    """Numbers of episodes to leave out."""
+    on_hole: Literal["raise", "nearest", "pad"] = "raise"
+    """Where an episode has no frame near a wanted time: "raise" before training, take the "nearest", or "pad" there."""
     num_workers: int = 2
     """Processes that read batches ahead; 0: read between the steps."""
     device: str = "auto"
-    """"cpu", "cuda", "cuda:1", "mps"; auto takes a GPU where there is one."""
+    """"cpu", "cuda", "cuda:1", "mps"; auto is cuda where there is an NVIDIA or AMD GPU, else cpu."""
     seed: int = 0
-    """Of the first weights, of the order of frames and of everything else that is drawn."""
+    """0 to 2**63 - 1, of the first weights, of the order of frames and of everything else that is drawn."""
     log_every: int = 1
     """Steps a line of metrics: loss and gradient norm are means over them, seconds are sums."""
     save_every: int = 1000
@@ -75,12 +80,14 @@ class TrainConfig:
         for name in ("steps", "batch_size", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more")
-        for name in ("num_workers", "warmup_steps", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
+        for name in ("num_workers", "warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 0 or more")
         for name in ("lr", "grad_clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a number above 0")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"--seed {self.seed}: give a number from 0 to 2**63 - 1")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"--ema-decay {self.ema_decay}: give at least 0 and less than 1")
         if self.save_every % self.log_every:
@@ -101,9 +108,9 @@ class TrainResult:
     final_loss: float
     """Mean over the last twentieth of the run."""
     data_s: float
-    """Seconds that the loop waited for data."""
+    """Seconds that the loop waited for data, in the steps that count: what was lost to a kill is not in it."""
     update_s: float
-    """Seconds that it computed."""
+    """Seconds that it computed, in the same steps."""
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -113,16 +120,27 @@ def train(config: TrainConfig) -> TrainResult:
         ConfigError: the options contradict each other, the dataset, this machine or what is in `output_dir`.
         LossNotFiniteError: a loss was not a number; `bad_batch.json` names the frames.
     """
-    # Where: a new run, or the last checkpoint of one.
-    out, device = config.output_dir, pick_device(config.device)
-    start, state = find_start(config, device)
-
-    # Data: uint8 until it is on the device; a window of actions for each frame.
-    dataset = LeRobotDatasetV2(config.dataset, readonly=True, image_dtype="uint8")
+    # Refused before anything is written: another run's folder, a device or a dataset that is not there.
+    device = pick_device(config.device)
+    find_start(config)
+    dataset = open_dataset(config)
     torch.manual_seed(config.seed)
     policy = BCPolicy.for_dataset(config.policy, dataset).to(device)
-    dataset.set_delta_timestamps(policy.delta_timestamps())
-    order = EpochOrder(len(dataset), config.batch_size, config.seed, start, config.steps)
+    set_windows(dataset, policy, config)
+    with checkpoint.run_lock(config.output_dir):
+        run(config, dataset, policy, device)
+    return result_of(config)
+
+
+def run(config: TrainConfig, dataset: LeRobotDatasetV2, policy: BCPolicy, device: torch.device) -> None:
+    """Train the policy from where the run stands to `config.steps`."""
+    # Where: a new run, or the last checkpoint of one.
+    out, last = config.output_dir, find_start(config)
+    start = 0 if last is None else int(last.name)
+
+    # Data: uint8 until it is on the device; a window of actions for each frame.
+    data = data_identity(dataset)
+    order = EpochOrder(data["frames"], config.batch_size, config.seed, start, config.steps)
     loader = DataLoader(dataset, batch_sampler=order, num_workers=config.num_workers, pin_memory=device.type == "cuda")
 
     # Model: the weights in training, and their running average, which is what gets evaluated.
@@ -130,8 +148,9 @@ def train(config: TrainConfig) -> TrainResult:
     betas = (0.9, 0.99)  # the usual 0.999 looks back over a thousand steps: too long for runs of a few thousand
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, betas=betas, weight_decay=config.weight_decay)
     parts: dict[str, Any] = {"policy": policy, "average": average, "optimizer": optimizer}
-    if state is not None:
-        check_same_run(config, state, len(dataset))
+    if last is not None:
+        state = checkpoint.load_training(last, device)
+        check_same_run(config, state, data)
         for name, part in parts.items():
             part.load_state_dict(state[name])
     checkpoint.begin_run(out, config, start)
@@ -163,11 +182,10 @@ def train(config: TrainConfig) -> TrainResult:
             progress.set_postfix(line.write(out, step, lr), refresh=False)
         if step % config.save_every == 0 or step == config.steps:
             training = {name: part.state_dict() for name, part in parts.items()}
-            training |= {"config": checkpoint.plain(config), "num_frames": len(dataset)}
+            training |= {"config": checkpoint.plain(config), "dataset": data}
             checkpoint.save_checkpoint(out, step, average.to_dict(), training)
             plot_curves(out / checkpoint.METRICS, out / "curves.png")
             clock = time.perf_counter()  # saving is neither waiting nor computing
-    return result_of(config)
 
 
 def bar_interval_s() -> float:
@@ -175,44 +193,78 @@ def bar_interval_s() -> float:
     return 0.2 if sys.stderr.isatty() else 30.0
 
 
-def find_start(config: TrainConfig, device: torch.device) -> tuple[int, dict[str, Any] | None]:
-    """Return how many steps are done, and the last checkpoint's content where the run is resumed."""
+def find_start(config: TrainConfig) -> Path | None:
+    """Return the checkpoint to go on from, or None for a new run."""
     out = config.output_dir
     last = checkpoint.latest(out)
     if config.resume and last is None:
         raise ConfigError(f"--resume: {out} holds no checkpoint; leave --resume out to begin there")
     if not config.resume and last is not None:
         raise ConfigError(f"{out} holds a run already: add --resume to go on with it, or give another --output-dir")
-    if last is None:
-        return 0, None
-    state = checkpoint.load_training(last, device)
-    if state["step"] > config.steps:
-        raise ConfigError(f"--steps {config.steps}: the run in {out} has done {state['step']} already; give more")
-    return state["step"], state
+    if last is not None:
+        if (done := int(last.name)) > config.steps:
+            raise ConfigError(f"--steps {config.steps}: the run in {out} has done {done} already; give more")
+        checkpoint.check_metrics(out, done)
+    return last
 
 
-def check_same_run(config: TrainConfig, state: dict[str, Any], num_frames: int) -> None:
+def open_dataset(config: TrainConfig) -> LeRobotDatasetV2:
+    """Open the dataset, without the episodes to be left out."""
+    try:
+        dataset = LeRobotDatasetV2(config.dataset, readonly=True, image_dtype="uint8")
+    except NotADatasetError as error:
+        check_no_lerobot(config.dataset)  # the advice for such a folder names it
+        raise ConfigError(
+            f"--dataset {config.dataset} is no roboreel dataset; make one of a folder in LeRobot format: "
+            "roboreel import FOLDER DEST"
+        ) from error
+    if not config.skip_episodes:
+        return dataset
+    held, skipped = dataset.get_unique_episode_indices().tolist(), set(config.skip_episodes)
+    if unknown := sorted(skipped.difference(held)):
+        raise ConfigError(f"--skip-episodes: {config.dataset} has no episodes {unknown[:10]}; it holds {len(held)}")
+    kept = [number for number in held if number not in skipped]
+    return LeRobotDatasetV2(config.dataset, readonly=True, image_dtype="uint8", episodes=kept)
+
+
+def set_windows(dataset: LeRobotDatasetV2, policy: BCPolicy, config: TrainConfig) -> None:
+    """Choose the windows that the policy learns from."""
+    try:
+        dataset.set_delta_timestamps(policy.delta_timestamps(), on_hole=config.on_hole)
+    except TimestampOutsideToleranceError as error:
+        found = str(error).partition("; type ")[0]  # what follows is advice for those who write Python
+        raise ConfigError(f"{found}; add --on-hole nearest or --on-hole pad to take them all the same") from error
+
+
+def data_identity(dataset: LeRobotDatasetV2) -> dict[str, Any]:
+    """Return what a run's data are; taken once, as an open dataset may grow while the run lasts."""
+    return {"uuid": dataset.uuid, "generation": dataset.generation, "frames": len(dataset)}
+
+
+def check_same_run(config: TrainConfig, state: dict[str, Any], data: dict[str, Any]) -> None:
     """Refuse to resume with other options or other data: the losses would silently be those of another run."""
     now, then = checkpoint.plain(config), state["config"]
     changed = [name for name in now if name not in TrainConfig.FREE_TO_CHANGE and now[name] != then.get(name)]
     if changed:
         told = "; ".join(f"{name} was {then.get(name)!r} and is now {now[name]!r}" for name in changed)
         raise ConfigError(f"--resume goes on with the same options: {told}")
-    if num_frames != state["num_frames"]:
+    begun = state.get("dataset", {})
+    if data != begun:
+        told = ", ".join(f"{name} {value} (then {begun.get(name)})" for name, value in data.items())
         raise ConfigError(
-            f"--resume goes on with the same data: {config.dataset} has {num_frames} frames, "
-            f"the run began with {state['num_frames']}"
+            f"--resume goes on with the same data, and {config.dataset} is another dataset, or has changed: {told}; "
+            "begin anew with another --output-dir"
         )
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device asked for, or the best there is for "auto"."""
+    """Return the device asked for; for "auto" CUDA's (or ROCm's, which torch calls the same), or the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros((), device=device).item()  # "meta" has tensors, but nothing in them
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used here ({reason}); --device cpu would do") from error
     return device

@@ -22,8 +22,8 @@ class ImportConfig:
     """Where the dataset goes: a new or an empty directory."""
     decode_images: bool = False
     """Decode video and PNG into raw pixels once: fastest to read, largest on disk. Otherwise kept as they are."""
-    buffer_capacity: int | None = None
-    """Room in frames, more than the folder holds if episodes are to be added; None: grows as needed."""
+    buffer_capacity: str | None = None
+    """Room in frames, or as 20GB; more than the folder holds if episodes are to be added. None: grows as needed."""
     use_as_fifo_buffer: bool = False
     """Make it a ring: when the capacity is reached, the oldest episodes are overwritten."""
     quiet: bool = False
@@ -36,10 +36,14 @@ def run(arguments: Sequence[str]) -> None:
         config.folder,
         config.dest,
         config.decode_images,
-        buffer_capacity=config.buffer_capacity,
+        buffer_capacity=_frames_or_size(config.buffer_capacity),
         use_as_fifo_buffer=config.use_as_fifo_buffer,
         progress=not config.quiet,
     ):
         pass
     if not config.quiet:
         print(describe(config.dest))
+
+
+def _frames_or_size(typed: str | None) -> int | str | None:
+    return int(typed) if typed is not None and typed.isdecimal() else typed

@@ -6,6 +6,7 @@ A command's module is imported when it is called: `roboreel info` must not wait 
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,10 @@ from roboreel.errors import RoboreelError, RoboreelWarning
 COMMANDS = {
     "import": ("roboreel.cli.importing", "take a LeRobot folder (v2.0, v2.1, v3.0) in as a roboreel dataset"),
     "info": ("roboreel.cli.info", "show what a dataset holds"),
+    "forecast": ("roboreel.cli.forecasting", "say how many bytes a recording like this one will take"),
+    "snapshot": ("roboreel.cli.snapshotting", "copy a dataset as it stands, also while it is written"),
+    "verify": ("roboreel.cli.verifying", "compare every byte of a dataset with its checksums"),
+    "repair": ("roboreel.cli.repairing", "make a damaged dataset whole, dropping what cannot be saved"),
     "train": ("roboreel.cli.training", "train a policy on a dataset"),
     "eval": ("roboreel.cli.evaluating", "roll a trained policy out in its environment"),
 }
@@ -37,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"roboreel: there is no command {arguments[0]!r}\n\n{_usage()}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     module, _ = COMMANDS[arguments[0]]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half done is undone, as by Ctrl-C
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", RoboreelWarning)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MAGIC = b"RRFT"
-VERSION = 1
+VERSION = 2
+"""1 had no size and hash of the video."""
 
 _HEADER = np.dtype(
     [
@@ -39,6 +40,8 @@ _HEADER = np.dtype(
         ("height", "<u4"),
         ("codec", "S16"),
         ("pix_fmt", "S16"),
+        ("file_bytes", "<u8"),
+        ("file_hash", "<u8"),
     ]
 )
 """Then `frames` times <i8 pts, `frames` times u1 key flag, and xxh3-64 (<u8) of everything before it."""
@@ -48,6 +51,7 @@ _NEVER_ZERO = ("av1", "h264", "hevc", "mpeg4", "vp9")
 
 _CHECKSUM_BYTES = 8
 _FRAME_BYTES = 9
+_READ_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,10 @@ class FrameTable:
     codec: str
     """FFmpeg's name of the coding, e.g. `av1`, `h264`: not that of a decoder."""
     pix_fmt: str
+    file_bytes: int = 0
+    """Length of the video file; 0, and `file_hash` too, in a table that is not stored beside one."""
+    file_hash: int = 0
+    """xxh3-64 of the whole video file: it vouches for every byte that its frames are decoded from."""
 
     def __post_init__(self) -> None:
         if self.pts.shape != self.key.shape or self.pts.ndim != 1 or not len(self.pts):
@@ -133,6 +141,7 @@ class FrameTable:
         header["width"], header["height"] = self.width, self.height
         for field, text in (("codec", self.codec), ("pix_fmt", self.pix_fmt)):
             header[field] = text.encode("ascii")[: _HEADER[field].itemsize]
+        header["file_bytes"], header["file_hash"] = self.file_bytes, self.file_hash
         body = header.tobytes() + self.pts.astype("<i8").tobytes() + self.key.astype("u1").tobytes()
         return body + xxhash.xxh3_64_intdigest(body).to_bytes(_CHECKSUM_BYTES, "little")
 
@@ -164,9 +173,16 @@ class FrameTable:
                 int(header["height"]),
                 header["codec"].decode("ascii"),
                 header["pix_fmt"].decode("ascii"),
+                int(header["file_bytes"]),
+                int(header["file_hash"]),
             )
         except ValueError as error:
             raise StorageDirCorruptError(f"{source}: {error}") from None
+
+    def vouching_for(self, path: Path) -> FrameTable:
+        """Return the table with length and hash of the video file `path`, which is read once, in blocks."""
+        file_bytes, file_hash = video_digest(path)
+        return replace(self, file_bytes=file_bytes, file_hash=file_hash)
 
     @classmethod
     def from_video(cls, path: Path | str) -> FrameTable:
@@ -186,6 +202,16 @@ class FrameTable:
                 raise
             reason = getattr(error, "strerror", None) or error
             raise VideoError(f"{path}: not readable as a video ({reason})") from error
+
+
+def video_digest(path: Path) -> tuple[int, int]:
+    """Return length and xxh3-64 of a file."""
+    digest, size = xxhash.xxh3_64(), 0
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+            size += len(block)
+    return size, digest.intdigest()
 
 
 def _read_packets(container: InputContainer, source: str) -> FrameTable:

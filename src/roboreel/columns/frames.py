@@ -7,6 +7,7 @@ everything else for decoded `blocks()`, so that any source goes into any image m
 from __future__ import annotations
 
 import io
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,12 +75,16 @@ class PngFrames(CameraFrames):
             yield np.stack([self._decode(i) for i in range(start, min(start + step, self.length))])
 
     def check_header(self, i: int, data: bytes) -> None:
-        """Refuse, without decoding it, a file that is not a PNG of the right size."""
+        """Refuse, without decoding it, a file that is not a whole PNG of the right size: each chunk has a checksum."""
+        flaw = _png_flaw(data)
+        if flaw:
+            raise SourceError(f"{self.source}, frame {i}: not a whole PNG file: {flaw}; get it again, or leave it out")
         height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
-        if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
-            raise SourceError(f"{self.source}, frame {i}: not a whole PNG file ({len(data)} bytes)")
         if (height, width) != tuple(self.shape[:2]):
-            raise SourceError(f"{self.source}, frame {i}: {width}x{height} pixels, where the first is {self.shape}")
+            raise SourceError(
+                f"{self.source}, frame {i}: {width}x{height} pixels, where the first is {self.shape}; "
+                "one camera keeps one size: record or convert it again"
+            )
 
     def _decode(self, i: int) -> NDArray[np.uint8]:
         return decode_png(self.read(i), self.shape, f"{self.source}, frame {i}")
@@ -98,6 +103,29 @@ class VideoFrames(CameraFrames):
         from roboreel.columns.decode import decode_range
 
         return decode_range(self.path, self.first, self.length, block=self.frames_per_block)
+
+
+def _png_flaw(data: bytes) -> str | None:
+    r"""What is wrong with the bytes of a PNG file, found without decoding them; None where nothing is.
+
+    >>> _png_flaw(b"\x89PNG\r\n\x1a\n")
+    'it ends after 8 bytes, within a chunk'
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return f"its {len(data)} bytes do not begin as one"
+    at, view = 8, memoryview(data)
+    kinds: list[bytes] = []
+    while not kinds or kinds[-1] != b"IEND":
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if at + 12 > len(data) or end > len(data):
+            return f"it ends after {len(data)} bytes, within a chunk"
+        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return f"the checksum of its chunk at byte {at} does not fit"
+        kinds.append(data[at + 4 : at + 8])
+        at = end
+    if kinds[0] != b"IHDR" or int.from_bytes(data[8:12], "big") != 13 or b"IDAT" not in kinds:
+        return "its header or its pixels are missing"
+    return f"{len(data) - at} bytes follow its end" if at < len(data) else None
 
 
 def decode_png(data: bytes, shape: Sequence[int], source: str) -> NDArray[np.uint8]:

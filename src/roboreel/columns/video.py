@@ -20,8 +20,13 @@ from roboreel.schema import KeySpec
 _TABLES_KEPT = 512
 
 
-@lru_cache(maxsize=_TABLES_KEPT)
 def _read_table(path: Path) -> FrameTable:
+    status = path.stat()  # a directory may be removed and made again
+    return _parsed_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=_TABLES_KEPT)
+def _parsed_table(path: Path, identity: tuple[int, ...]) -> FrameTable:  # noqa: ARG001 - it is for the cache
     return FrameTable.from_bytes(path.read_bytes(), str(path))
 
 
@@ -110,10 +115,10 @@ class VideoWriter:
             )
         file = self._next_file
         table_path = paths.frame_table_path(self._root, self.spec.name, file)
-        files.write_new(table_path, table.to_bytes())
+        files.remove(table_path)  # a leftover may be linked into a snapshot: nothing is written in place
+        files.write_new(table_path, table.vouching_for(temporary).to_bytes())
         video_path = paths.video_path(self._root, self.spec.name, file)
         files.rename(temporary, video_path)
-        _read_table.cache_clear()  # a number that was dropped may be given again
         self._next_file += 1
         self._unsynced += [table_path, video_path]
         return file
@@ -149,4 +154,5 @@ class VideoWriter:
             files.sync_path(path)
         for directory in {path.parent for path in self._unsynced}:
             files.sync_path(directory)
+            files.sync_path(directory.parent)
         self._unsynced.clear()

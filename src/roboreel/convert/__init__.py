@@ -18,7 +18,8 @@ def import_lerobot(folder: Path, storage_dir: Path, options: IngestOptions) -> N
     Raises:
         SourceError: the folder cannot be read as what it says it is; `storage_dir` is as it was before.
     """
-    if storage_dir.resolve().is_relative_to(folder.resolve()):
+    storage_dir = storage_dir.resolve()  # a link to an empty directory is that directory, and "." has a name
+    if storage_dir.is_relative_to(folder.resolve()):
         raise InvalidArgumentError(f"{storage_dir} lies in {folder}, which is only read; import to another place")
     provenance = {"fingerprint": fingerprint(folder), "decoded": options.decode_images}
     if is_there(storage_dir, provenance):

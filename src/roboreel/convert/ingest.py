@@ -19,29 +19,33 @@ from roboreel.store import (
     Manifest,
     Store,
     Writer,
+    check_empty,
     discard,
     frame_bytes,
     free_bytes,
     is_dataset,
-    rename,
-    sync_path,
+    is_unfinished,
+    parse_capacity,
+    with_capacity,
 )
 
-_LARGEST_READ = 16 << 20
+_BLOCK, _BLOCKS = 1 << 16, 64
+"""Files up to 4 MiB are read whole, of larger ones 64 blocks, evenly spread."""
 
 
 @dataclass(frozen=True)
 class IngestOptions:
     decode_images: bool = False
     """Decode video and PNG into memmaps; otherwise they are kept as they are."""
-    buffer_capacity: int | None = None
-    """Room in frames; None: as much as the source has, growing later."""
+    buffer_capacity: int | str | None = None
+    """Room in frames, or in bytes as "20GB"; None: as much as the source has, growing later."""
     ring: bool = False
     progress: bool = False
 
     def __post_init__(self) -> None:
         if self.ring and self.buffer_capacity is None:
-            raise InvalidArgumentError("use_as_fifo_buffer=True needs buffer_capacity, in frames")
+            raise InvalidArgumentError("use_as_fifo_buffer=True needs buffer_capacity, in frames or as '20GB'")
+        parse_capacity(self.buffer_capacity)
 
 
 def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance: Mapping[str, Any]) -> None:
@@ -52,16 +56,16 @@ def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance
         DiskSpaceError: there is no room for it.
     """
     _check_free(storage_dir)
-    building = storage_dir.with_name(f".{storage_dir.name}.importing")
+    was_there = storage_dir.exists()
     writer: Writer | None = None
     try:
         for episode in _with_progress(source, storage_dir, options.progress):
             try:
                 if writer is None:
-                    discard(building)  # what an import that was killed has left; one that runs is refused
                     manifest = _manifest(source, episode, options, provenance)
                     _check_room(manifest, storage_dir)
-                    writer = Writer.create(building, manifest, _stored(episode))
+                    discard(storage_dir, keep_dir=was_there)  # half an import; one that runs is refused by its lock
+                    writer = Writer.create(storage_dir, manifest, _stored(episode))
                 else:
                     writer.add(_stored(episode))
             except SourceError:
@@ -71,29 +75,29 @@ def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance
                 raise
         if writer is None:
             raise SourceError(f"{source.format}: there is no episode to take in")
+        writer.flush()  # a power cut must not leave a finished import without its episodes
         writer.finish({**writer.store.manifest.provenance, "warnings": list(source.warnings)})
         writer.close()
-        rename(building, storage_dir)
-        sync_path(storage_dir.parent)
     except BaseException:
         if writer is not None:
             with contextlib.suppress(RoboreelError):
                 writer.close()
             with contextlib.suppress(RoboreelError):
-                discard(building)
+                discard(storage_dir, keep_dir=was_there)
         raise
     for warning in source.warnings:
         warnings.warn(f"{source.format}: {warning}", RoboreelWarning, stacklevel=3)
 
 
 def _check_free(storage_dir: Path) -> None:
+    if is_unfinished(storage_dir):
+        return
     if is_dataset(storage_dir):
         raise InvalidArgumentError(
-            f"{storage_dir} holds a dataset already; open it with LeRobotDatasetV2({str(storage_dir)!r}), "
-            "or import into another directory"
+            f"{storage_dir} holds another dataset, or another state of this one; open it with "
+            f"LeRobotDatasetV2({str(storage_dir)!r}), or import into another directory"
         )
-    if storage_dir.exists() and (not storage_dir.is_dir() or any(storage_dir.iterdir())):
-        raise InvalidArgumentError(f"{storage_dir} is not empty; give an empty or a new directory")
+    check_empty(storage_dir)
 
 
 def _manifest(source: Source, first: SourceEpisode, options: IngestOptions, provenance: Mapping[str, Any]) -> Manifest:
@@ -101,25 +105,29 @@ def _manifest(source: Source, first: SourceEpisode, options: IngestOptions, prov
     if options.decode_images:
         memmap = LeRobotDatasetV2ImageMode.MEMMAP
         keys = {key: spec.with_image_mode(memmap) if spec.is_camera else spec for key, spec in keys.items()}
-    return Manifest(
+    asked = parse_capacity(options.buffer_capacity)
+    manifest = Manifest(
         fps=source.fps,
         keys=keys,
-        capacity=options.buffer_capacity or max(source.num_frames, first.length),
-        fixed_capacity=options.buffer_capacity is not None,
+        capacity=first.length if asked else max(source.num_frames, first.length),
+        fixed_capacity=False,
         ring=options.ring,
         provenance=provenance,
         unfinished=True,
     )
+    return with_capacity(manifest, asked)
 
 
 def _check_room(manifest: Manifest, storage_dir: Path) -> None:
     """Say before the first byte that an import will not fit, not after an hour of decoding."""
-    wanted, free = manifest.capacity * frame_bytes(manifest), free_bytes(storage_dir)
+    limit = manifest.byte_capacity
+    wanted = limit.total if limit else manifest.capacity * frame_bytes(manifest)
+    free = free_bytes(storage_dir)
     if wanted > free:
         decoded = any(spec.is_camera and not spec.needs_decoding for spec in manifest.keys.values())
         advice = "leave decode_images out, free some space" if decoded else "free some space"
         raise DiskSpaceError(
-            f"{manifest.capacity} frames need {wanted:,} bytes beside {storage_dir}, {free:,} are free; "
+            f"{manifest.capacity} frames need {wanted:,} bytes in {storage_dir}, {free:,} are free; "
             f"{advice} or choose another storage_dir"
         )
 
@@ -150,21 +158,25 @@ def _with_progress(source: Source, storage_dir: Path, progress: bool) -> Iterato
 
 
 def fingerprint(folder: Path) -> str:
-    """Return 16 hexadecimal digits for names and sizes of all files of a folder, and the content of the JSON ones.
+    """Return 16 hexadecimal digits that change with names, sizes and contents of a folder's files.
 
-    Times of change are left out: a fresh copy of the same data is the same data.
+    Times of change are left out: a fresh copy of the same data is the same data. Of large files (video, mostly) so
+    many blocks are read that a look costs milliseconds; a change that keeps the size and misses them is not seen.
     """
     digest = xxhash.xxh3_64()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
-        if path.suffix == ".json" and path.stat().st_size < _LARGEST_READ:
-            digest.update(path.read_bytes())
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode(errors="surrogateescape"))
+        with path.open("rb") as file:
+            for start in range(0, size, max(_BLOCK, size // _BLOCKS)):
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 
 
 def is_there(storage_dir: Path, provenance: Mapping[str, Any]) -> bool:
     """Whether `storage_dir` holds an import with this provenance."""
-    if not is_dataset(storage_dir):
+    if not is_dataset(storage_dir) or is_unfinished(storage_dir):
         return False
     store = Store.open(storage_dir)
     try:

@@ -9,8 +9,9 @@ from typing import Any
 
 from roboreel.convert.lerobot_cameras import ImageCamera, VideoCamera, open_cameras
 from roboreel.convert.lerobot_columns import ROW_KEYS, plan_columns, read_time_and_order, read_values
-from roboreel.convert.lerobot_info import Info, read_info
+from roboreel.convert.lerobot_info import Info, read_info, shown
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings, data_files
+from roboreel.convert.lerobot_rate import check_rate
 from roboreel.convert.lerobot_tasks import Tasks, read_tasks
 from roboreel.convert.lerobot_v2 import read_v2_episodes
 from roboreel.convert.lerobot_v3 import read_v3_episodes
@@ -48,6 +49,8 @@ def open_lerobot(folder: Path | str) -> LeRobotSource:
     cameras = open_cameras(info, entries, warnings)
     specs = plan_columns(info, entries, warnings)
     tasks = None if any(spec.name == TASK_KEY for spec in specs) else read_tasks(info, entries, specs, warnings)
+    rates = {camera.spec.name: camera.rate for camera in cameras if isinstance(camera, VideoCamera)}
+    check_rate(info, entries, {key: rate for key, rate in rates.items() if rate is not None}, warnings)
     _compare_claims(info, entries, cameras, layout, warnings)
     return LeRobotSource(info, entries, cameras, specs, tasks, warnings)
 
@@ -177,9 +180,9 @@ def _compare_claims(
         there["total_chunks"] = len({entry.index // info.chunks_size for entry in entries})
     for key, count in there.items():
         if key in info.claims and info.claims[key] != count:
-            warnings.add(f"{info.path}: {key} is {info.claims[key]!r}, and the data has {count}")
+            warnings.add(f"{info.path}: {key} is {shown(info.claims[key])}, and the data has {count}")
     splits = info.claims.get("splits")
     for name, text in splits.items() if isinstance(splits, dict) else ():
         bounds = _SPLIT.fullmatch(text) if isinstance(text, str) else None
         if bounds is None or not int(bounds[1]) <= int(bounds[2]) <= entries[-1].index + 1:
-            warnings.add(f"{info.path}: split {name!r} is {text!r}, and there are {len(entries)} episodes")
+            warnings.add(f"{info.path}: split {shown(name)} is {shown(text)}, and there are {len(entries)} episodes")

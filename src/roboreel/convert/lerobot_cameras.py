@@ -12,15 +12,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
+from roboreel.convert.lerobot_columns import ROW_KEYS
 from roboreel.convert.lerobot_info import Feature, Info, inside
 from roboreel.convert.lerobot_layout import EpisodeEntry, VideoSpan, Warnings
+from roboreel.convert.lfs import how_to_get
 from roboreel.convert.parquet import ParquetFile, RowReader
-from roboreel.errors import InvalidArgumentError, SourceError
-from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
+from roboreel.errors import InvalidArgumentError, SourceError, VideoError
+from roboreel.schema import TASK_KEY, KeySpec, LeRobotDatasetV2ImageMode
 from roboreel.store import CameraFrames, FrameTable, PngFrames, VideoFrames
 
 _BLOCK_IMAGES = 64
 """Rows of images held at a time at most: equal images are stored once, and are small until they are decoded."""
+
+
+@dataclass(frozen=True)
+class _SourceVideo(VideoFrames):
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        return _advised(super().blocks(), "download the video again, or leave the episode out")
+
+
+@dataclass(frozen=True)
+class _SourceImages(PngFrames):
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        return _advised(super().blocks(), "download the file again, or leave the episode out")
+
+
+def _advised(blocks: Iterator[NDArray[Any]], advice: str) -> Iterator[NDArray[Any]]:
+    try:
+        yield from blocks
+    except SourceError as error:
+        raise _with_advice(error, advice) from None
+
+
+def _with_advice(error: SourceError, advice: str) -> SourceError:
+    """An error of the decoders, which cannot know that their file was downloaded; most do not say what would do."""
+    return error if "; " in str(error) else type(error)(f"{error}; {advice}")
 
 
 @dataclass(frozen=True)
@@ -45,11 +71,15 @@ class VideoCamera:
     """A camera whose frames are in video files; row k of an episode is frame k of its part, whatever the timestamps."""
 
     def __init__(self, feature: Feature, entries: Sequence[EpisodeEntry], warnings: Warnings) -> None:
+        self._name = feature.name
         self._warnings = warnings
         self._table: tuple[Path, FrameTable] | None = None
         self._last: tuple[int, Path, int] | None = None  # the episode before: its index, file, end
         first = self._table_of(entries[0].videos[feature.name].path)
         self.spec = _camera_spec(feature, first.shape, LeRobotDatasetV2ImageMode.VIDEO, warnings)
+        times = first.times
+        self.rate = (len(first) - 1) / float(times[-1] - times[0]) if len(first) > 1 else None
+        """Frames a second on average in the first file; None where that has only one frame."""
 
     def frames(self, entry: EpisodeEntry) -> VideoFrames:
         """The episode's frames; `SourceError` where the file does not hold one for each row."""
@@ -59,7 +89,8 @@ class VideoCamera:
         if table.shape != self.spec.shape:
             raise SourceError(
                 f"{span.path}: camera {name!r} has {table.width}x{table.height} pixels in episode {entry.index}, and "
-                f"{self.spec.shape[1]}x{self.spec.shape[0]} before; one camera keeps one size"
+                f"{self.spec.shape[1]}x{self.spec.shape[0]} before; one camera keeps one size: "
+                "record or convert it again"
             )
         first, available = _located(span, entry, table)
         where = f"{span.path}: episode {entry.index}, camera {name!r}"
@@ -70,12 +101,8 @@ class VideoCamera:
         if available > entry.length:
             said = f"{where}: {available} frames for {entry.length} rows; the later ones are not used"
             self._warnings.add(said, like=f"long {name}")
-        if span.start_s is None and span.rows_in_file != entry.length:
-            self._warnings.add(
-                f"{span.path}: nothing says where its episodes start; they are taken to follow one another"
-            )
         self._check_follows(entry, span.path, first, where)
-        return VideoFrames(span.path, first, entry.length, self.spec.shape)
+        return _SourceVideo(span.path, first, entry.length, self.spec.shape)
 
     def _check_follows(self, entry: EpisodeEntry, path: Path, first: int, where: str) -> None:
         """Refuse frames that are those of the episode before: a start that a writer got wrong shows in nothing else."""
@@ -88,21 +115,23 @@ class VideoCamera:
 
     def _table_of(self, path: Path) -> FrameTable:
         if self._table is None or self._table[0] != path:
-            self._table = (path, FrameTable.from_video(path))
+            try:
+                self._table = (path, FrameTable.from_video(path))
+            except VideoError as error:
+                raise _with_advice(error, how_to_get(path)) from None
         return self._table[1]
 
 
 def _located(span: VideoSpan, entry: EpisodeEntry, table: FrameTable) -> tuple[int, int]:
     """Return (first frame, frames available from there) of an episode in its video file."""
     count = len(table)
-    if span.start_s is None:  # nothing says where: the file must then hold its episodes and nothing else
-        shared = span.rows_in_file != entry.length
-        if shared and count != span.rows_in_file:
+    if span.start_s is None:
+        if span.rows_in_file != entry.length:
             raise SourceError(
-                f"{span.path}: {count} frames for the {span.rows_in_file} rows of its episodes, and the metadata does "
-                f"not say where episode {entry.index} starts; get meta/episodes again"
+                f"{span.path}: is the video of episode {entry.index} and of others, and nothing says which part is "
+                "whose; correct video_path in info.json"
             )
-        return span.rows_before, entry.length if shared else count
+        return 0, count
     first = table.nearest(span.start_s)
     times = table.times
     last_s = times[-1]
@@ -110,8 +139,6 @@ def _located(span: VideoSpan, entry: EpisodeEntry, table: FrameTable) -> tuple[i
     end_of_file_s = last_s + step_s / 2  # beyond it, the nearest frame is not the one that is meant
     if span.start_s > end_of_file_s:
         return first, 0
-    if span.end_s is None and span.rows_in_file != entry.length:
-        return first, min(entry.length, count - first)  # what comes later may be other episodes
     end = count if span.end_s is None or span.end_s > end_of_file_s else table.nearest(span.end_s)
     return first, end - first
 
@@ -139,10 +166,13 @@ class ImageCamera:
             shape = _image_shape(data, f"{source}, frame {i}")
             if shape != self.spec.shape or _is_png(data) != self._is_png:
                 kind = "a PNG image" if _is_png(data) else "an image that is not PNG,"
-                raise SourceError(f"{source}, frame {i}: {kind} of {shape}, where the first is of {self.spec.shape}")
+                raise SourceError(
+                    f"{source}, frame {i}: {kind} of {shape}, where the first is of {self.spec.shape}; "
+                    "record or convert it again, or leave the episode out"
+                )
             return data
 
-        files = PngFrames(entry.length, self.spec.shape, read, source)
+        files = _SourceImages(entry.length, self.spec.shape, read, source)
         return files if self._is_png else DecodedImages(files)
 
     def _read(self, entry: EpisodeEntry, i: int) -> bytes:
@@ -158,7 +188,7 @@ class ImageCamera:
         if data is None and path:
             data = _read_file(inside(self._folder, path, where), where)
         if not data:
-            raise SourceError(f"{where}: neither the image's bytes nor its path are there; get the file again")
+            raise SourceError(f"{where}: neither the image's bytes nor its path are there; download the file again")
         return bytes(data)
 
 
@@ -166,7 +196,7 @@ def _read_file(path: Path, where: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{where}: the image {path} cannot be read ({error.strerror}); get it again") from None
+        raise SourceError(f"{where}: the image {path} cannot be read ({error.strerror}); download it again") from None
 
 
 def _is_png(data: bytes) -> bool:
@@ -178,7 +208,7 @@ def _image_shape(data: bytes, where: str) -> tuple[int, int, int]:
     if not _is_png(data):
         return _foreign_shape(data, where)
     if len(data) < 45 or data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
-        raise SourceError(f"{where}: not a whole PNG file ({len(data)} bytes); get the file again")
+        raise SourceError(f"{where}: not a whole PNG file ({len(data)} bytes); download the file again")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     depth, colour = data[24], data[25]
     if depth > 8:
@@ -193,7 +223,7 @@ def _foreign_shape(data: bytes, where: str) -> tuple[int, int, int]:
         with image_module.open(io.BytesIO(data)) as image:
             width, height, mode = image.width, image.height, image.mode
     except Exception as error:  # noqa: BLE001 - Pillow raises what its many decoders raise
-        raise SourceError(f"{where}: not a readable image ({error}); get the file again") from None
+        raise SourceError(f"{where}: not a readable image ({error}); download the file again") from None
     if mode.startswith(("I", "F")):
         raise SourceError(f"{where}: an image of mode {mode}, and images here have 8 bits a channel; take it out")
     return height, width, {"L": 1, "1": 1, "RGBA": 4}.get(mode, 3)
@@ -218,6 +248,8 @@ def open_cameras(info: Info, entries: Sequence[EpisodeEntry], warnings: Warnings
     """Every declared camera that has frames, by what is really there; `SourceError` where it has only some of them."""
     cameras: list[VideoCamera | ImageCamera] = []
     for feature in info.cameras:
+        if feature.name in (*ROW_KEYS, TASK_KEY):
+            raise SourceError(f"{info.path}: declares {feature.name!r} as {feature.dtype!r}; correct its dtype there")
         missing = [entry for entry in entries if not entry.videos[feature.name].path.is_file()]
         with_images = [entry for entry in entries if _has_images(entry, feature.name)]
         if not missing:
@@ -225,7 +257,7 @@ def open_cameras(info: Info, entries: Sequence[EpisodeEntry], warnings: Warnings
         elif len(with_images) == len(entries):
             cameras.append(ImageCamera(feature, entries, info, warnings))
         elif len(missing) == len(entries) and not with_images:
-            _check_no_images(feature, entries)
+            _check_no_images(feature, entries, info)
             what = "video file" if feature.dtype == "video" else "column of images"
             warnings.add(f"camera {feature.name!r} is declared and has no {what}: left out")
         else:
@@ -242,12 +274,16 @@ def _has_images(entry: EpisodeEntry, key: str) -> bool:
     return column is not None and column.kind in ("image", "binary") and column.depth == 0
 
 
-def _check_no_images(feature: Feature, entries: Sequence[EpisodeEntry]) -> None:
+def _check_no_images(feature: Feature, entries: Sequence[EpisodeEntry], info: Info) -> None:
     """Refuse a column of something else where images are declared: that is no missing camera."""
     for entry in entries:
         column = entry.file.columns.get(feature.name)
-        if feature.dtype == "image" and column is not None:
-            raise SourceError(f"{entry.file.path}: column {feature.name!r} holds {column.text} where images must be")
+        # some writers keep a path and a time of the video in a column: that is no image, and nothing else either
+        if column is not None and (feature.dtype == "image" or column.kind != "other"):
+            raise SourceError(
+                f"{entry.file.path}: column {feature.name!r} holds {column.text} where images must be, which "
+                f"info.json declares as {feature.dtype!r}; correct its dtype in {info.path}"
+            )
 
 
 def _without(entries: Sequence[EpisodeEntry], key: str) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.convert.lerobot_info import Feature, Info
+from roboreel.convert.lerobot_info import Feature, Info, shown
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings
 from roboreel.convert.parquet import ColumnType, ParquetFile, parse_numbers, parse_strings
 from roboreel.errors import InvalidArgumentError, SourceError
@@ -18,12 +19,19 @@ from roboreel.schema import (
     FRAME_INDEX_KEY,
     INDEX_KEY,
     STRING_CODE_DTYPE,
+    TASK_KEY,
     TIMESTAMP_KEY,
     KeySpec,
 )
+from roboreel.store import encode_key
 
+TASK_INDEX_KEY = "task_index"
+_DTYPE, _WHOLE = "correct the dtype in info.json", "it must be a whole number: correct it, or convert it again"
 ROW_KEYS = (INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY)
 """They say where a row belongs; every dataset makes its own."""
+
+TEXT_DTYPES = ("string", "str", "large_string", "utf8", "language")
+"""Names under which writers declare a column of strings."""
 
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
@@ -66,8 +74,10 @@ def _plan_declared(feature: Feature, files: Sequence[ParquetFile], info: Info, w
     name = feature.name
     holders = [file for file in files if name in file.columns]
     if not holders:
-        warnings.add(f"{info.path}: declares {name!r}, which no data file has as a column: left out")
-        return None
+        raise SourceError(
+            f"{info.path}: declares {name!r}, which no data file has as a column, {files[0].path} for one; "
+            "download the data again, or take the key out of info.json"
+        )
     if len(holders) < len(files):
         path = next(file.path for file in files if name not in file.columns)
         raise SourceError(
@@ -78,39 +88,53 @@ def _plan_declared(feature: Feature, files: Sequence[ParquetFile], info: Info, w
     for file in files:
         if file.columns[name].kind != column.kind:
             raise SourceError(
-                f"{file.path}: column {name!r} holds {file.columns[name].text}, and {holders[0].path} has {column.text}"
+                f"{file.path}: column {name!r} holds {file.columns[name].text}, and {holders[0].path} has "
+                f"{column.text}; download them again, or convert the recording again"
             )
+    if name == TASK_KEY and column.kind != "string":
+        _leave_task_out(column, warnings)
+        return None
     if column.kind != "number" and feature.number_dtype is not None:
         raise SourceError(
             f"{holders[0].path}: column {name!r} holds {column.text} where info.json declares {feature.dtype}; "
-            "correct the declaration or take the column out"
+            f"correct the declaration in {info.path}, or take the column out"
         )
     if _is_left_out(name, column, warnings):
         return None
+    if feature.dtype not in TEXT_DTYPES if column.kind == "string" else feature.number_dtype is None:
+        raise SourceError(
+            f"{info.path}: declares {name!r} as {shown(feature.dtype)}, and {holders[0].path} holds {column.text}; "
+            f"correct the dtype there, for example to {_suggested(column)!r}"
+        )
     if column.kind == "string":
-        return _spec(name, STRING_CODE_DTYPE, (), files[0], role="string", names=feature.names)
-    return _number_spec(feature, [file.columns[name] for file in files], files[0], warnings)
+        return _spec(name, STRING_CODE_DTYPE, (), info.path, role="string", names=feature.names)
+    return _number_spec(feature, [file.columns[name] for file in files], info, warnings)
 
 
-def _number_spec(feature: Feature, columns: Sequence[ColumnType], file: ParquetFile, warnings: Warnings) -> KeySpec:
+def _suggested(column: ColumnType) -> str:
+    return "string" if column.dtype is None else column.dtype.name
+
+
+def _leave_task_out(column: ColumnType, warnings: Warnings) -> None:
+    warnings.add(f"column {TASK_KEY!r} holds {column.text}, and that key is the task's string: left out")
+
+
+def _number_spec(feature: Feature, columns: Sequence[ColumnType], info: Info, warnings: Warnings) -> KeySpec:
     name, declared = feature.name, feature.number_dtype
+    assert declared is not None  # `_plan_declared` has refused what is no dtype
     held = next((column.dtype for column in columns if column.dtype != declared), None)
-    if declared is None:
-        if feature.dtype == "string":
-            raise SourceError(f"{file.path}: column {name!r} holds {columns[0].text} where info.json declares strings")
-        warnings.add(f"info.json declares {name!r} as {feature.dtype!r}, which is no dtype: kept as {columns[0].text}")
-        declared, held = _common_dtype(columns), None
-    elif held is not None:
+    if held is not None:
         warnings.add(f"column {name!r} holds {held} where info.json declares {declared}: cast to {declared}")
     source_dtype = None if held is None else str(held)
-    return _spec(name, declared, feature.frame_shape, file, names=feature.names, source_dtype=source_dtype)
+    return _spec(name, declared, feature.frame_shape, info.path, names=feature.names, source_dtype=source_dtype)
 
 
-def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file: ParquetFile, **more: Any) -> KeySpec:
+def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...], path: Path, **more: Any) -> KeySpec:
     try:
+        encode_key(name)
         return KeySpec(name, dtype, shape, **more)
     except InvalidArgumentError as error:
-        raise SourceError(f"{file.path}: {error}") from None
+        raise SourceError(f"{path}: {error}; correct it there") from None
 
 
 def _common_dtype(columns: Iterable[ColumnType]) -> np.dtype[Any]:
@@ -131,6 +155,9 @@ def _plan_undeclared(name: str, files: Sequence[ParquetFile], warnings: Warnings
         warnings.add(f"column {name!r} is not declared, and {missing} does not have it: left out")
         return None
     columns = [file.columns[name] for file in files]
+    if name == TASK_KEY and columns[0].kind != "string":
+        _leave_task_out(columns[0], warnings)
+        return None
     odd = next((column for column in columns if column.kind != columns[0].kind), None)
     if odd is not None:
         warnings.add(f"column {name!r} is not declared, and holds {columns[0].text} and {odd.text}: left out")
@@ -143,8 +170,8 @@ def _plan_undeclared(name: str, files: Sequence[ParquetFile], warnings: Warnings
         warnings.add(f"column {name!r} is not declared, and its rows do not agree ({error}): left out")
         return None
     if columns[0].kind == "string":
-        return _spec(name, STRING_CODE_DTYPE, (), files[0], role="string")
-    return _spec(name, _common_dtype(columns), () if shape == (1,) else shape, files[0])
+        return _spec(name, STRING_CODE_DTYPE, (), files[0].path, role="string")
+    return _spec(name, _common_dtype(columns), () if shape == (1,) else shape, files[0].path)
 
 
 def _agreed_shape(name: str, files: Sequence[ParquetFile]) -> tuple[int, ...]:
@@ -173,13 +200,16 @@ def read_values(spec: KeySpec, column: Any, where: str) -> NDArray[Any]:
     rows, shape = len(values), values.shape[1:]
     if shape != spec.shape and not (spec.shape == () and shape == (1,)):
         raise SourceError(f"{where}: holds rows of shape {shape} where the key has {spec.shape}; correct info.json")
-    return parse_exact(values.reshape(rows, *spec.shape), spec.dtype, where)
+    whole = spec.name == TASK_INDEX_KEY
+    return parse_exact(values.reshape(rows, *spec.shape), spec.dtype, where, _WHOLE if whole else _DTYPE)
 
 
-def parse_exact(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
+def parse_exact(values: NDArray[Any], dtype: np.dtype[Any], where: str, advice: str) -> NDArray[Any]:
     """Cast to `dtype`; `SourceError` where a value would become another one, floats rounding as they always do.
 
-    >>> parse_exact(np.array([0.1, 2.0]), np.dtype("<f4"), "action")
+    The error ends in `advice`.
+
+    >>> parse_exact(np.array([0.1, 2.0]), np.dtype("<f4"), "action", "correct it")
     array([0.1, 2. ], dtype=float32)
     """
     if values.dtype == dtype:
@@ -193,8 +223,7 @@ def parse_exact(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArr
     if lost.any():
         first = tuple(np.argwhere(lost)[0].tolist())
         raise SourceError(
-            f"{where}: row {first[0]} holds {values[first]!r}, which {dtype} cannot hold; "
-            "correct the dtype in info.json"
+            f"{where}: row {first[0]} holds {values[first].item()!r}, which {dtype} cannot hold; {advice}"
         )
     return cast
 
@@ -216,7 +245,9 @@ def read_time_and_order(table: Any, entry: EpisodeEntry, fps: float) -> tuple[ND
         return frames, frames / fps
     bad = np.flatnonzero(~np.isfinite(seconds))
     if len(bad):
-        raise SourceError(f"{entry.where}: the timestamp of row {bad[0]} is {seconds[bad[0]]}; it must be in seconds")
+        raise SourceError(
+            f"{entry.where}: the timestamp of row {bad[0]} is {seconds[bad[0]]}; it must be in seconds; correct it"
+        )
     back = np.flatnonzero(np.diff(seconds) < 0)
     if len(back):
         row = int(back[0])
@@ -230,9 +261,11 @@ def read_time_and_order(table: Any, entry: EpisodeEntry, fps: float) -> tuple[ND
 def _scalars(column: Any, where: str, name: str) -> NDArray[Any]:
     values = parse_numbers(column, where)
     if values.size != len(values):
-        raise SourceError(f"{where}: holds rows of shape {values.shape[1:]}; it must be one number a row")
+        raise SourceError(
+            f"{where}: holds rows of shape {values.shape[1:]}; it must be one number a row; convert it again"
+        )
     dtype = np.dtype(np.float64 if name == TIMESTAMP_KEY else np.int64)
-    return parse_exact(values.reshape(-1), dtype, where)
+    return parse_exact(values.reshape(-1), dtype, where, _WHOLE)
 
 
 def _check_counting(found: Mapping[str, NDArray[Any]], entry: EpisodeEntry, frames: NDArray[Any]) -> None:
@@ -249,6 +282,26 @@ def _check_counting(found: Mapping[str, NDArray[Any]], entry: EpisodeEntry, fram
         if len(wrong):
             row = int(wrong[0])
             raise SourceError(
-                f"{entry.where}: row {row} has {name} {found[name][row]} where {wanted[row]} must follow: "
-                "episodes or frames are out of order; sort the rows by episode_index and frame_index"
+                f"{entry.where}: row {row} has {name} {found[name][row]} where {wanted[row]} must follow; "
+                + _counting_advice(name, found[name])
             )
+
+
+def _counting_advice(name: str, values: NDArray[Any]) -> str:
+    if name == EPISODE_INDEX_KEY:
+        if (values == values[0]).all():
+            return f"the file is that of episode {values[0]} (swapped or copied?): download both again"
+        return "rows of several episodes are in it: convert the recording again"
+    if (np.diff(values) == 1).all():
+        return f"the rows before are missing ({values[0]}): download the file again, or count its rows from 0"
+    return f"the rows are out of order: sort them by {name}, or convert the recording again"
+
+
+def read_timestamps(entry: EpisodeEntry) -> NDArray[Any] | None:
+    """The timestamps of an episode as they are, (length,) float64 seconds; None where it has none."""
+    if TIMESTAMP_KEY not in entry.file.columns:
+        return None
+    reader = entry.file.rows([TIMESTAMP_KEY])
+    column = reader.read(entry.first_row, entry.length).column(0)
+    reader.close()
+    return _scalars(column, f"{entry.where}, key {TIMESTAMP_KEY!r}", TIMESTAMP_KEY)

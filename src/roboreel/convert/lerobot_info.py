@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from roboreel.errors import NotADatasetError, SourceError
+from roboreel.convert.lfs import how_to_get
+from roboreel.errors import InvalidArgumentError, NotADatasetError, SourceError
+from roboreel.store import encode_key
 
 KNOWN_VERSIONS = ("v2.0", "v2.1", "v3.0")
 MAX_JSON_BYTES = 64 << 20
 """Beyond any real `info.json` (kilobytes) or line of a JSON Lines file; a larger one is refused unread."""
 
-MAX_FPS = 1e6
-"""Above any sensor, and low enough that times of frames stay apart."""
+MIN_FPS, MAX_FPS = 1e-6, 1e6
+"""Beyond any sensor, and near enough that times of frames stay apart and finite."""
+
+_MAX_DEPTH = 32
+"""Of lists and objects in what info.json declares; it is written to JSON again, which deeper nesting would break."""
 
 _V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 _V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -49,6 +55,8 @@ class Feature:
     @property
     def number_dtype(self) -> np.dtype[Any] | None:
         """The declared dtype, little-endian; None where it is no number."""
+        if not re.fullmatch(r"[a-z]+\d{0,3}", self.dtype):  # numpy's own grammar has much that is no plain dtype
+            return None
         try:
             dtype = np.dtype(self.dtype)
         except TypeError:
@@ -79,12 +87,15 @@ class Info:
     def cameras(self) -> list[Feature]:
         return [feature for feature in self.features.values() if feature.is_camera]
 
-    def data_template(self, layout: str) -> str:
-        """The path of a data file; the layout's own where info.json's is missing or of another layout."""
-        return _template_for(layout, self.data_path, _V2_DATA if layout == "v2" else _V3_DATA)
+    def data_file(self, layout: str, fields: Mapping[str, int | str]) -> Path:
+        """The path of a data file, by the layout's own template where info.json's is missing or of another layout."""
+        template = _template_for(layout, self.data_path, _V2_DATA if layout == "v2" else _V3_DATA)
+        return fill_template(self.folder, template, fields, f"{self.path}: data_path")
 
-    def video_template(self, layout: str) -> str:
-        return _template_for(layout, self.video_path, _V2_VIDEO if layout == "v2" else _V3_VIDEO)
+    def video_file(self, layout: str, fields: Mapping[str, int | str]) -> Path:
+        """The path of a video file, likewise."""
+        template = _template_for(layout, self.video_path, _V2_VIDEO if layout == "v2" else _V3_VIDEO)
+        return fill_template(self.folder, template, fields, f"{self.path}: camera {fields['video_key']!r}, video_path")
 
 
 def _template_for(layout: str, template: str | None, default: str) -> str:
@@ -102,7 +113,9 @@ def read_info(folder: Path) -> Info:
         raise _not_a_dataset(folder)
     content = read_json(path)
     if not isinstance(content, dict):
-        raise SourceError(f"{path}: holds a {type(content).__name__} where a JSON object must be")
+        raise SourceError(f"{path}: holds a {type(content).__name__} where a JSON object must be; download it again")
+    for key in ("robot_type", "data_path", "video_path", "features"):
+        _check_storable(path, key, content.get(key))
     return Info(
         path=path,
         version=_parse_version(path, content),
@@ -117,6 +130,8 @@ def read_info(folder: Path) -> Info:
 
 
 def _not_a_dataset(folder: Path) -> Exception:
+    if folder.exists() and not folder.is_dir():
+        return NotADatasetError(f"{folder}: is a file; give the folder that holds meta/info.json")
     if not folder.is_dir():
         return NotADatasetError(f"{folder}: no such folder; give the folder that holds meta/info.json")
     if (folder / "meta_data").is_dir():
@@ -137,12 +152,14 @@ def read_json(path: Path) -> Any:
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
-            raise SourceError(f"{path}: {size} bytes, which is no real metadata (at most {MAX_JSON_BYTES})")
+            raise SourceError(
+                f"{path}: {size} bytes, which is no real metadata (at most {MAX_JSON_BYTES}); download it again"
+            )
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+        raise SourceError(f"{path}: cannot be read ({error.strerror}); download it again") from None
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path}: not valid JSON ({error}); get the file again") from None
+        raise SourceError(f"{path}: not valid JSON ({error}); {how_to_get(path)}") from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -158,10 +175,47 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise SourceError(f"{path}, line {number}: not valid JSON ({error}); get the file again") from None
+                raise SourceError(f"{path}, line {number}: not valid JSON ({error}); {how_to_get(path)}") from None
             if not isinstance(content, dict):
-                raise SourceError(f"{path}, line {number}: a {type(content).__name__} where an object must be")
+                raise SourceError(
+                    f"{path}, line {number}: a {type(content).__name__} where an object must be; download it again"
+                )
             yield number, content
+
+
+def shown(value: object) -> str:
+    """A value as it is printed in a message, at a bearable length.
+
+    >>> shown(10**90)
+    '100000000000000000000000000000000000000000000000000000000000…'
+    """
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}…"
+
+
+def check_text(text: str, where: str) -> None:
+    """Refuse half a surrogate pair: JSON can hold it, and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{where}: {shown(text)} cannot be stored as UTF-8 ({error.reason}); correct it") from None
+
+
+def _check_storable(path: Path, key: str, value: Any) -> None:
+    """Refuse what JSON can bring in and cannot take out again: half surrogate pairs, NaN, endless nesting."""
+    left = [(value, 0)]
+    while left:
+        item, depth = left.pop()
+        if depth > _MAX_DEPTH:
+            raise SourceError(f"{path}: {key} is nested more than {_MAX_DEPTH} deep; correct it")
+        if isinstance(item, str):
+            check_text(item, f"{path}: {key}")
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise SourceError(f"{path}: {key} holds {item}, which is no JSON number; correct it")
+        elif isinstance(item, list):
+            left += [(inner, depth + 1) for inner in item]
+        elif isinstance(item, dict):
+            left += [(inner, depth + 1) for pair in item.items() for inner in pair]
 
 
 def _parse_version(path: Path, content: Mapping[str, Any]) -> str:
@@ -169,7 +223,7 @@ def _parse_version(path: Path, content: Mapping[str, Any]) -> str:
     version = said if isinstance(said, str) and said.startswith("v") else f"v{said}"
     if version not in KNOWN_VERSIONS:
         raise SourceError(
-            f"{path}: codebase_version {said!r} is none that roboreel reads ({', '.join(KNOWN_VERSIONS)}); "
+            f"{path}: codebase_version {shown(said)} is none that roboreel reads ({', '.join(KNOWN_VERSIONS)}); "
             "convert the dataset with LeRobot to one of them"
         )
     return version
@@ -178,66 +232,73 @@ def _parse_version(path: Path, content: Mapping[str, Any]) -> str:
 def _parse_fps(path: Path, content: Mapping[str, Any]) -> float:
     fps = content.get("fps")
     # NaN compares false; a boolean is an integer to isinstance
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < MAX_FPS:
-        raise SourceError(f"{path}: fps is {fps!r}; it must be a positive number of frames a second, such as 30")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:
+        raise SourceError(f"{path}: fps is {shown(fps)}; it must be a positive number of frames a second, such as 30")
     return float(fps)
 
 
 def _parse_optional_string(path: Path, content: Mapping[str, Any], key: str) -> str | None:
     value = content.get(key)
     if value is not None and not isinstance(value, str):
-        raise SourceError(f"{path}: {key} is {value!r}; it must be a path template or null")
+        raise SourceError(f"{path}: {key} is {shown(value)}; it must be a path template or null")
     return value
 
 
 def _parse_chunks_size(path: Path, content: Mapping[str, Any]) -> int:
     size = content.get("chunks_size", 1000)
     if type(size) is not int or size < 1:
-        raise SourceError(f"{path}: chunks_size is {size!r}; it must be a positive integer, such as 1000")
+        raise SourceError(f"{path}: chunks_size is {shown(size)}; it must be a positive integer, such as 1000")
     return size
 
 
 def _parse_features(path: Path, content: Mapping[str, Any]) -> dict[str, Feature]:
     declared = content.get("features")
     if not isinstance(declared, dict) or not declared:
-        raise SourceError(f"{path}: features is {declared!r:.80}; it must declare each key's dtype and shape")
+        raise SourceError(f"{path}: features is {shown(declared)}; it must declare each key's dtype and shape")
     features = {}
     for name, fields in declared.items():
         dtype = fields.get("dtype") if isinstance(fields, dict) else None
         shape = fields.get("shape", ()) if isinstance(fields, dict) else None
         if not isinstance(dtype, str) or not isinstance(shape, list | tuple):
-            raise SourceError(f"{path}: feature {name!r} is {fields!r:.80}; it needs a dtype and a shape (a list)")
+            raise SourceError(
+                f"{path}: feature {shown(name)} is {shown(fields)}; it needs a dtype and a shape (a list)"
+            )
         if any(type(side) is not int or side < 0 for side in shape):
             raise SourceError(f"{path}: feature {name!r} has shape {shape!r:.80}; it must be a list of integers")
+        try:
+            encode_key(name)
+        except InvalidArgumentError as error:
+            raise SourceError(f"{path}: {error}; shorten it there and in the data") from None
         features[name] = Feature(name, dtype, tuple(shape), fields.get("names"))
     return features
 
 
-def fill_template(folder: Path, template: str, fields: Mapping[str, int | str]) -> Path:
-    """Fill a path template and return the path, which lies inside `folder`.
+def fill_template(folder: Path, template: str, fields: Mapping[str, int | str], where: str) -> Path:
+    """Fill a path template and return the path, which lies inside `folder`; errors begin with `where`.
 
     Only the plain names in `fields` are replaced: no attributes, no items, no conversions, so that a template from the
     network can reach neither other files nor the process. `SourceError` for anything else.
 
-    >>> str(fill_template(Path("d"), "data/{episode_index:06d}.parquet", {"episode_index": 7}))
+    >>> str(fill_template(Path("d"), "data/{episode_index:06d}.parquet", {"episode_index": 7}, "info.json: data_path"))
     'd/data/000007.parquet'
     """
+    where = f"{where} {shown(template)}"
     parts = []
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
-        raise SourceError(f"path template {template!r}: {error}") from None
+        raise SourceError(f"{where}: is no path template ({error}); correct it there") from None
     for literal, name, spec, conversion in parsed:
         parts.append(literal)
         if name is None:
             continue
         if name not in fields or conversion:
-            raise SourceError(f"path template {template!r}: unknown field {name!r}; known are {', '.join(fields)}")
+            raise SourceError(f"{where}: unknown field {name!r}; known are {', '.join(fields)}")
         value = fields[name]
         if spec and not (isinstance(value, int) and _INTEGER_SPEC.fullmatch(spec)):
-            raise SourceError(f"path template {template!r}: cannot format {name} as {spec!r}; integers take e.g. '06d'")
+            raise SourceError(f"{where}: cannot format {name} as {spec!r}; integers take e.g. '06d'")
         parts.append(format(value, spec or ""))
-    return inside(folder, "".join(parts), f"path template {template!r}")
+    return inside(folder, "".join(parts), where)
 
 
 def inside(folder: Path, relative: str, where: str) -> Path:
@@ -249,7 +310,9 @@ def inside(folder: Path, relative: str, where: str) -> Path:
     windows_like = "\\" in relative or re.match(r"[A-Za-z]:", relative)
     too_long = any(len(part.encode()) > 255 for part in path.parts)  # the system would not say which name it was
     if too_long:
-        raise SourceError(f"{where}: {relative!r:.80} has a name of more than 255 bytes; shorten it")
+        raise SourceError(f"{where}: {shown(relative)} has a name of more than 255 bytes; shorten it")
     if path.is_absolute() or ".." in path.parts or windows_like or "\0" in relative or not path.parts:
-        raise SourceError(f"{where}: {relative!r} leads out of the dataset's folder; it must be a relative path inside")
+        raise SourceError(
+            f"{where}: {shown(relative)} leads out of the dataset's folder; it must be a relative path inside"
+        )
     return folder / path

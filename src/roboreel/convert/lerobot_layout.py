@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from roboreel.convert.lerobot_info import check_text
 from roboreel.convert.parquet import ParquetFile
 from roboreel.errors import SourceError
 
@@ -19,9 +21,7 @@ class VideoSpan:
     path: Path
     start_s: float | None = None
     end_s: float | None = None
-    """Presentation times as the metadata has them; None where it has none: then the episodes follow one another."""
-    rows_before: int = 0
-    """Rows of the episodes that come before this one in the same file."""
+    """Presentation times as the metadata has them; None where it has none: then the file holds one episode."""
     rows_in_file: int = 0
     """Rows of all episodes in the file."""
 
@@ -81,35 +81,31 @@ def parse_episode_index(value: object, where: str) -> int:
     return value
 
 
-def parse_tasks(listed: object) -> tuple[str, ...]:
+def parse_tasks(listed: object, where: str) -> tuple[str, ...]:
     """The strings of an episode's `tasks`; some writers put task indices there, which say nothing new."""
-    return tuple(task for task in listed if isinstance(task, str)) if isinstance(listed, list) else ()
+    tasks = tuple(task for task in listed if isinstance(task, str)) if isinstance(listed, list) else ()
+    for task in tasks:
+        check_text(task, f"{where}, tasks")
+    return tasks
 
 
 def with_rows_in_videos(entries: Sequence[EpisodeEntry]) -> list[EpisodeEntry]:
-    """Fill in `rows_before` and `rows_in_file` of every video span, the episodes of a file being in order in it.
+    """Fill in `rows_in_file` of every video span.
 
     >>> file = ParquetFile(Path("d.parquet"), 5, {})
     >>> spans = {"observation.image": VideoSpan(Path("v.mp4"))}
     >>> entries = [EpisodeEntry(0, file, 0, 3, (), spans), EpisodeEntry(1, file, 3, 2, (), spans)]
-    >>> span = with_rows_in_videos(entries)[1].videos["observation.image"]
-    >>> span.rows_before, span.rows_in_file
-    (3, 5)
+    >>> with_rows_in_videos(entries)[1].videos["observation.image"].rows_in_file
+    5
     """
-    totals: dict[tuple[str, Path], int] = {}
-    before = []
+    totals: Counter[tuple[str, Path]] = Counter()
     for entry in entries:
-        places = {key: (key, span.path) for key, span in entry.videos.items()}
-        before.append({key: totals.get(place, 0) for key, place in places.items()})
-        for place in places.values():
-            totals[place] = totals.get(place, 0) + entry.length
+        for key, span in entry.videos.items():
+            totals[key, span.path] += entry.length
     return [
         replace(
             entry,
-            videos={
-                key: replace(span, rows_before=rows[key], rows_in_file=totals[key, span.path])
-                for key, span in entry.videos.items()
-            },
+            videos={key: replace(span, rows_in_file=totals[key, span.path]) for key, span in entry.videos.items()},
         )
-        for entry, rows in zip(entries, before, strict=True)
+        for entry in entries
     ]

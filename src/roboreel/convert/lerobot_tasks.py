@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.convert.lerobot_info import Info, read_json_lines
+from roboreel.convert.lerobot_columns import TASK_INDEX_KEY
+from roboreel.convert.lerobot_info import Info, check_text, read_json_lines, shown
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings
 from roboreel.convert.parquet import ParquetFile
 from roboreel.errors import SourceError
 from roboreel.schema import KeySpec
-
-TASK_INDEX_KEY = "task_index"
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,27 @@ def read_tasks(
         by_index = _read_parquet(path) if path.suffix == ".parquet" else _read_json_lines(path)
         claimed = info.claims.get("total_tasks")
         if claimed is not None and claimed != len(by_index):
-            warnings.add(f"{info.path}: total_tasks is {claimed!r}, and {path.name} has {len(by_index)}")
+            warnings.add(f"{info.path}: total_tasks is {shown(claimed)}, and {path.name} has {len(by_index)}")
         return Tasks(path, by_index)
+    if path is None and (has_column or _claims_tasks(info)):
+        why = f"the data has a column {TASK_INDEX_KEY!r}" if has_column else f"{info.path} counts tasks"
+        name = "tasks.parquet" if info.version >= "v3" else "tasks.jsonl"
+        raise SourceError(f"{info.folder / 'meta' / name}: this file is missing, and {why}; complete the download")
     if all(len(entry.tasks) == 1 for entry in entries):
         why = f"there is no column {TASK_INDEX_KEY!r}" if path is not None else "there is no file of tasks"
         warnings.add(f"{info.folder}: {why}; the one task that each episode lists is taken")
         return Tasks(None, None)
-    if path is not None or has_column:
-        missing = f"column {TASK_INDEX_KEY!r}" if path is not None else "meta/tasks.jsonl or meta/tasks.parquet"
-        warnings.add(f"{info.folder}: there is no {missing}, and not every episode lists one task: imported without")
+    if path is not None:
+        warnings.add(
+            f"{info.folder}: there is no column {TASK_INDEX_KEY!r}, and not every episode lists one task: "
+            "imported without"
+        )
     return None
+
+
+def _claims_tasks(info: Info) -> bool:
+    claimed = info.claims.get("total_tasks")
+    return type(claimed) is int and claimed > 0
 
 
 def _task_file(info: Info) -> Path | None:
@@ -84,7 +94,7 @@ def _read_parquet(path: Path) -> dict[int, str]:
     if TASK_INDEX_KEY not in file.columns or not preferred:
         raise SourceError(
             f"{path}: has the columns {sorted(file.columns)}; it needs {TASK_INDEX_KEY!r} and "
-            "a column of strings, 'task'"
+            "a column of strings, 'task'; download it again"
         )
     tasks: dict[int, str] = {}
     for number, row in enumerate(file.records([TASK_INDEX_KEY, preferred[0]])):
@@ -94,8 +104,11 @@ def _read_parquet(path: Path) -> dict[int, str]:
 
 def _add(tasks: dict[int, str], index: object, task: object, where: str) -> None:
     if type(index) is not int or not isinstance(task, str):
-        raise SourceError(f"{where}: task_index {index!r} with task {task!r}; it must be an integer and a string")
+        raise SourceError(
+            f"{where}: task_index {shown(index)} with task {shown(task)}; it must be an integer and a string"
+        )
+    check_text(task, where)
     if tasks.setdefault(index, task) != task:
         raise SourceError(
-            f"{where}: task index {index} stands for {tasks[index]!r} already; give each task its own index"
+            f"{where}: task index {index} stands for {shown(tasks[index])} already; give each task its own index"
         )

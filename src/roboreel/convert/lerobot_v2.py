@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from roboreel.convert.lerobot_info import Info, fill_template, read_json_lines
+from roboreel.convert.lerobot_info import Info, read_json_lines, shown
 from roboreel.convert.lerobot_layout import (
     EpisodeEntry,
     VideoSpan,
@@ -34,35 +34,41 @@ def read_v2_episodes(info: Info, warnings: Warnings) -> list[EpisodeEntry]:
         if file.path in used:
             raise SourceError(f"{file.path}: is the file of episode {index} and of another one; correct data_path")
         used.add(file.path)
-        _compare_length(where, content.get("length"), file, warnings)
+        _check_length(where, content.get("length"), file)
         if file.num_rows == 0:
             warnings.add(f"{file.path}: episode {index} has no rows and is left out", like="no rows")
             continue
-        entry = EpisodeEntry(index, file, 0, file.num_rows, parse_tasks(content.get("tasks")), _videos(info, index))
+        tasks = parse_tasks(content.get("tasks"), where)
+        entry = EpisodeEntry(index, file, 0, file.num_rows, tasks, _videos(info, index))
         entries.append(entry)
     unlisted = [path for path in data_files(info.folder) if path not in used]
     if unlisted:
         more = f" and {len(unlisted) - 1} more files" if len(unlisted) > 1 else ""
-        warnings.add(f"{listing} does not list the episode in {unlisted[0]}{more}: left out")
+        raise SourceError(
+            f"{listing}: does not list the episode in {unlisted[0]}{more}; download the list again, "
+            "or take the file away"
+        )
     return with_rows_in_videos(entries)
 
 
-def _compare_length(where: str, listed: object, file: ParquetFile, warnings: Warnings) -> None:
+def _check_length(where: str, listed: object, file: ParquetFile) -> None:
     if listed is not None and listed != file.num_rows:
-        said = f"{where}: says length {listed!r}, and {file.path.name} has {file.num_rows} rows: taken as it is"
-        warnings.add(said, like="length")
+        raise SourceError(
+            f"{where}: says length {shown(listed)}, and {file.path} has {file.num_rows} rows; "
+            "download both again, or correct the length"
+        )
 
 
 def _data_path(info: Info, index: int) -> Path:
     chunk = index // info.chunks_size
     fields: dict[str, int | str] = {"episode_chunk": chunk, "episode_index": index}
-    return fill_template(info.folder, info.data_template("v2"), fields)
+    return info.data_file("v2", fields)
 
 
 def _videos(info: Info, index: int) -> dict[str, VideoSpan]:
-    chunk, template = index // info.chunks_size, info.video_template("v2")
+    chunk = index // info.chunks_size
     videos = {}
     for feature in info.cameras:
         fields: dict[str, int | str] = {"episode_chunk": chunk, "episode_index": index, "video_key": feature.name}
-        videos[feature.name] = VideoSpan(fill_template(info.folder, template, fields))
+        videos[feature.name] = VideoSpan(info.video_file("v2", fields))
     return videos

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from roboreel.convert.lerobot_info import Info, fill_template, inside
+from roboreel.convert.lerobot_info import Info, inside, shown
 from roboreel.convert.lerobot_layout import (
     EpisodeEntry,
     VideoSpan,
@@ -25,6 +25,8 @@ from roboreel.errors import SourceError
 from roboreel.schema import EPISODE_INDEX_KEY
 
 _LISTED = (EPISODE_INDEX_KEY, "length", "tasks")
+_TIMES = ("from_timestamp", "to_timestamp")
+_PLACE = ("chunk_index", "file_index", *_TIMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,28 +41,38 @@ class _Run:
 def read_v3_episodes(info: Info, warnings: Warnings) -> list[EpisodeEntry]:
     """Every episode, its rows found by the data's `episode_index`; `SourceError` names what cannot be found.
 
-    The data files are believed before `meta/episodes`: a listed length that contradicts them is a warning.
+    `meta/episodes` must list just these episodes, with as many rows; where one lies is taken from the data.
     """
-    listed = _read_listing(info, warnings)
+    listed = _read_listing(info)
     runs = _find_runs(info, listed)
     _compare(info, listed, runs, warnings)
-    template = info.video_template("v3")
+    with_video = {feature.name for feature in info.cameras if _videos_of(info, feature.name)}
     entries = []
     for index, run in runs.items():
-        row = listed.get(index, {})
-        videos = {feature.name: _video_span(info, template, feature.name, index, row) for feature in info.cameras}
-        entries.append(EpisodeEntry(index, run.file, run.first_row, run.length, parse_tasks(row.get("tasks")), videos))
-    return with_rows_in_videos(entries)
+        row, where = listed[index], f"{_listing(info)}, episode {index}"
+        videos = {
+            feature.name: _video_span(info, feature.name, row, where, needed=feature.name in with_video)
+            for feature in info.cameras
+        }
+        tasks = parse_tasks(row.get("tasks"), where)
+        entries.append(EpisodeEntry(index, run.file, run.first_row, run.length, tasks, videos))
+    entries = with_rows_in_videos(entries)
+    _check_parts(info, entries, with_video)
+    return entries
 
 
-def _read_listing(info: Info, warnings: Warnings) -> dict[int, dict[str, Any]]:
+def _listing(info: Info) -> Path:
+    return info.folder / "meta" / "episodes"
+
+
+def _read_listing(info: Info) -> dict[int, dict[str, Any]]:
     """The rows of meta/episodes by episode index, without statistics."""
-    root = info.folder / "meta" / "episodes"
+    root = _listing(info)
     listed: dict[int, dict[str, Any]] = {}
     for path in sorted(root.rglob("*.parquet")):
         file = ParquetFile.open(path)
         if EPISODE_INDEX_KEY not in file.columns:
-            raise SourceError(f"{path}: has no column {EPISODE_INDEX_KEY!r}; get the file again")
+            raise SourceError(f"{path}: has no column {EPISODE_INDEX_KEY!r}; download it again")
         names = [name for name in file.columns if name in _LISTED or name.startswith(("data/", "videos/"))]
         for row in file.records(names):
             index = parse_episode_index(row[EPISODE_INDEX_KEY], str(path))
@@ -68,7 +80,7 @@ def _read_listing(info: Info, warnings: Warnings) -> dict[int, dict[str, Any]]:
                 raise SourceError(f"{path}: episode {index} is listed twice; remove one of the rows")
             listed[index] = row
     if not listed:
-        warnings.add(f"{root}: lists no episodes; they are taken from the data files' own episode_index")
+        raise SourceError(f"{root}: lists no episodes; complete the download")
     return listed
 
 
@@ -83,6 +95,10 @@ def _find_runs(info: Info, listed: Mapping[int, dict[str, Any]]) -> dict[int, _R
     for path in data_files(info.folder):
         file = ParquetFile.open(path)
         for index, run in _runs_of(file, wanted, listed):
+            if index in runs and runs[index].file is not file:
+                raise SourceError(
+                    f"{path}: holds rows of episode {index}, and so does {runs[index].file.path}; remove the copy"
+                )
             if index <= last:
                 raise SourceError(
                     f"{path}: rows of episode {index} come after rows of episode {last}: episodes are out of order; "
@@ -96,7 +112,7 @@ def _listed_data_path(info: Info, row: Mapping[str, Any]) -> Path | None:
     chunk, file = row.get("data/chunk_index"), row.get("data/file_index")
     if type(chunk) is not int or type(file) is not int:
         return None
-    return fill_template(info.folder, info.data_template("v3"), {"chunk_index": chunk, "file_index": file})
+    return info.data_file("v3", {"chunk_index": chunk, "file_index": file})
 
 
 def _runs_of(
@@ -113,8 +129,8 @@ def _runs_of(
             first += length
     if first != file.num_rows:
         raise SourceError(
-            f"{file.path}: has no column 'episode_index', and meta/episodes gives it {first} "
-            f"of its {file.num_rows} rows; get both again"
+            f"{file.path}: has no column 'episode_index', and meta/episodes gives it {shown(first)} "
+            f"of its {file.num_rows} rows; download both again"
         )
 
 
@@ -144,7 +160,7 @@ def _runs_by_column(file: ParquetFile) -> Iterator[tuple[int, _Run]]:
 
 
 def _compare(info: Info, listed: Mapping[int, dict[str, Any]], runs: Mapping[int, _Run], warnings: Warnings) -> None:
-    listing = info.folder / "meta" / "episodes"
+    listing = _listing(info)
     for index, row in listed.items():
         length, path = row.get("length"), _listed_data_path(info, row)
         if index not in runs:
@@ -157,38 +173,54 @@ def _compare(info: Info, listed: Mapping[int, dict[str, Any]], runs: Mapping[int
             )
         run = runs[index]
         if length is not None and length != run.length:
-            warnings.add(
-                f"{listing}: says length {length!r} for episode {index}, and {run.file.path} has {run.length} rows of "
-                "it: taken as they are",
-                like="length",
+            raise SourceError(
+                f"{listing}: says length {shown(length)} for episode {index}, and {run.file.path} has {run.length} "
+                "rows of it; download both again, or correct the length"
             )
         if path is not None and path != run.file.path:
             warnings.add(f"{listing}: says that episode {index} is in {path}; it is in {run.file.path}", like="place")
-    unlisted = [index for index in runs if index not in listed] if listed else []
-    if unlisted and any((info.folder / "videos").rglob("*.mp4")):
+    unlisted = next((index for index in runs if index not in listed), None)
+    if unlisted is not None:
         raise SourceError(
-            f"{runs[unlisted[0]].file.path}: episode {unlisted[0]} is not listed in {listing}, so that nothing says "
-            "where its videos are; get meta/episodes again"
+            f"{runs[unlisted].file.path}: episode {unlisted} is not listed in {listing}; download meta/episodes again"
         )
-    if unlisted:
-        warnings.add(f"{listing}: does not list episode {unlisted[0]} and {len(unlisted)} in all; they are taken in")
 
 
-def _video_span(info: Info, template: str, key: str, index: int, row: Mapping[str, Any]) -> VideoSpan:
+def _videos_of(info: Info, key: str) -> list[Path]:
+    return sorted(inside(info.folder, f"videos/{key}", f"{info.path}: camera {key!r}").rglob("*.mp4"))
+
+
+def _video_span(info: Info, key: str, row: Mapping[str, Any], where: str, *, needed: bool) -> VideoSpan:
+    """Where an episode's frames are; what the row lacks of it is an error where the camera has videos at all."""
     chunk, file = row.get(f"videos/{key}/chunk_index"), row.get(f"videos/{key}/file_index")
-    start_s = _parse_time(row.get(f"videos/{key}/from_timestamp"))
-    end_s = _parse_time(row.get(f"videos/{key}/to_timestamp"))
+    start_s, end_s = (row.get(f"videos/{key}/{side}_timestamp") for side in ("from", "to"))
+    for column in _PLACE:
+        name = f"videos/{key}/{column}"
+        # what has no times at all may still hold one episode a file, which `_check_parts` sees
+        if needed and row.get(name) is None and (name in row or column not in _TIMES):
+            lacks = "is null" if name in row else "is missing"
+            raise SourceError(f"{where}: {name} {lacks}; download meta/episodes again")
     if type(chunk) is int and type(file) is int:
-        path = fill_template(info.folder, template, {"chunk_index": chunk, "file_index": file, "video_key": key})
-        return VideoSpan(path, start_s, end_s)
-    found = sorted(inside(info.folder, f"videos/{key}", f"feature {key!r}").rglob("*.mp4"))
-    if len(found) > 1:
-        raise SourceError(
-            f"{info.folder / 'meta' / 'episodes'}: does not say which of the {len(found)} video files of {key!r} holds "
-            f"episode {index}; get meta/episodes again"
-        )
-    nowhere = fill_template(info.folder, template, {"chunk_index": 0, "file_index": 0, "video_key": key})
-    return VideoSpan(found[0] if found else nowhere, start_s, end_s)
+        path = info.video_file("v3", {"chunk_index": chunk, "file_index": file, "video_key": key})
+    elif needed:
+        raise SourceError(f"{where}: videos/{key}/ has chunk {shown(chunk)}, file {shown(file)}; they must be integers")
+    else:
+        path = info.video_file("v3", {"chunk_index": 0, "file_index": 0, "video_key": key})
+    return VideoSpan(path, _parse_time(start_s), _parse_time(end_s))
+
+
+def _check_parts(info: Info, entries: Sequence[EpisodeEntry], with_video: Collection[str]) -> None:
+    """Refuse a video of several episodes where the metadata does not say which part of it is whose."""
+    for entry in entries:
+        for key, span in entry.videos.items():
+            if key not in with_video or span.rows_in_file == entry.length:
+                continue
+            for side, seconds in (("from", span.start_s), ("to", span.end_s)):
+                if seconds is None:
+                    raise SourceError(
+                        f"{_listing(info)}, episode {entry.index}: videos/{key}/{side}_timestamp is missing or no "
+                        f"number, and {span.path} holds several episodes; download meta/episodes again"
+                    )
 
 
 def _parse_time(value: Any) -> float | None:

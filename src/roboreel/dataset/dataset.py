@@ -57,7 +57,7 @@ class LeRobotDatasetV2(Recording):
         self,
         storage_dir: str | Path,
         fps: float | None = None,
-        buffer_capacity: int | None = None,
+        buffer_capacity: int | str | None = None,
         use_as_fifo_buffer: bool | None = None,
         image_mode: LeRobotDatasetV2ImageMode | str | None = None,
         image_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -72,7 +72,8 @@ class LeRobotDatasetV2(Recording):
         Args:
             storage_dir: The directory that holds, or will hold, the dataset.
             fps: Frames a second (Hz). Needed for a new dataset; must agree with a stored one.
-            buffer_capacity: Room in frames. None: what is stored; a new dataset then grows as needed.
+            buffer_capacity: Room in frames, or in bytes, as "20GB", "1.5TB" or "20GiB": columns count whole, encoded
+                cameras at 1.25 times what the first episode takes. None: what is stored; a new dataset grows as needed.
             use_as_fifo_buffer: Overwrite the oldest episodes when full. None: what is stored.
             image_mode: How cameras are stored: "memmap", "png" or "video". None: what is stored; "video" when new.
             image_transform: Called with each sample's images, a tensor (C, H, W) or (T, C, H, W).
@@ -106,7 +107,7 @@ class LeRobotDatasetV2(Recording):
         storage_dir: str | Path,
         decode_images: bool = False,
         *,
-        buffer_capacity: int | None = None,
+        buffer_capacity: int | str | None = None,
         use_as_fifo_buffer: bool = False,
         progress: bool = True,
         **options: Any,
@@ -117,7 +118,7 @@ class LeRobotDatasetV2(Recording):
             folder: The folder that holds `meta/info.json`; it is only read.
             storage_dir: Where the dataset goes. If it holds the import of the same folder already, that is opened.
             decode_images: Decode video and PNG into memmaps once; otherwise files are kept as they are.
-            buffer_capacity: Room in frames; the import is then the first content of a fixed storage.
+            buffer_capacity: Room in frames, or as "20GB"; the import is then the first content of a fixed storage.
             use_as_fifo_buffer: Make it a ring; later episodes overwrite the imported ones.
             progress: Show a progress bar, on a terminal.
             options: `image_transform`, `delta_timestamps`, `image_dtype`, `episodes`, `readonly` of the constructor.
@@ -132,7 +133,8 @@ class LeRobotDatasetV2(Recording):
             Path(storage_dir),
             IngestOptions(decode_images, buffer_capacity, use_as_fifo_buffer, progress),
         )
-        return cls(storage_dir, **options)
+        # stored already, so that this only refuses what contradicts an earlier import
+        return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, **options)
 
     @staticmethod
     def check_storage_dir_integrity(
@@ -142,6 +144,21 @@ class LeRobotDatasetV2(Recording):
         check_storage(Path(path), image_mode)
 
     # What it is
+
+    @property
+    def uuid(self) -> str | None:
+        """Tells this dataset from every other, also from another import of the same folder; None before it is made."""
+        store = self._opening.store()
+        return None if store is None else store.manifest.uuid
+
+    @property
+    def generation(self) -> int:
+        """Counts the commits: while it stays the same, so do all frames; 0 before the dataset is made."""
+        store = self._opening.store()
+        if store is None:
+            return 0
+        store.refresh()
+        return store.state.generation
 
     @property
     def tolerance_s(self) -> float | None:
@@ -263,8 +280,9 @@ class LeRobotDatasetV2(Recording):
         store = self._opening.store()
         if store is None:
             return np.zeros(0, np.int64)
-        store.settle()
-        numbers: Ints = np.sort(store.table.rows["episode_index"][store.table.live])
+        with store.lock:
+            store.settle()
+            numbers: Ints = np.sort(store.table.rows["episode_index"][store.table.live])
         return numbers if self._episodes is None else np.intersect1d(numbers, self._episodes)
 
     @property
@@ -273,8 +291,9 @@ class LeRobotDatasetV2(Recording):
         store = self._opening.store()
         if store is None:
             return {"from": np.zeros(0, np.int64), "to": np.zeros(0, np.int64)}
-        store.settle()
-        return episode_ranges(store, self._episodes)
+        with store.lock:
+            store.settle()
+            return episode_ranges(store, self._episodes)
 
     @property
     def stats(self) -> dict[str, KeyStats]:

@@ -21,12 +21,11 @@ _SAMPLED_IMAGES = 1000
 
 def episode_slots(store: Store, episode_index: int) -> Ints | None:
     """Return the surviving slots of an episode in order, or None where the dataset does not hold it."""
-    store.settle()
-    table = store.table
-    row = table.live[table.rows["episode_index"][table.live] == episode_index]
-    if not len(row):
-        return None
-    return np.arange(table.live_starts[row[0]], table.stops[row[0]])
+    with store.lock:
+        store.settle()
+        table = store.table
+        row = table.live[table.rows["episode_index"][table.live] == episode_index]
+        return np.arange(table.live_starts[row[0]], table.stops[row[0]]) if len(row) else None
 
 
 def chosen_slots(store: Store, episodes: Sequence[int]) -> Ints:

@@ -16,7 +16,22 @@ from roboreel.errors import (
     StorageDirCorruptError,
 )
 from roboreel.schema import LeRobotDatasetV2ImageMode, parse_image_mode
-from roboreel.store import Episode, Manifest, Store, Writer, check_no_lerobot, find_problems, infer_keys, is_dataset
+from roboreel.store import (
+    Episode,
+    Manifest,
+    SnapshotReport,
+    Store,
+    Writer,
+    check_no_lerobot,
+    check_not_smaller,
+    check_ring_place,
+    find_problems,
+    infer_keys,
+    is_dataset,
+    parse_capacity,
+    request_snapshot,
+    with_capacity,
+)
 
 
 class Opening:
@@ -29,7 +44,7 @@ class Opening:
         self,
         root: Path,
         fps: float | None,
-        buffer_capacity: int | None,
+        buffer_capacity: int | str | None,
         ring: bool | None,
         image_mode: LeRobotDatasetV2ImageMode | str | None,
         *,
@@ -38,25 +53,28 @@ class Opening:
         self.root = root
         self.fps = _plain(fps)
         self.asked_mode = None if image_mode is None else parse_image_mode(image_mode)
-        self._capacity = _plain(buffer_capacity)
+        self._capacity = parse_capacity(buffer_capacity)
         self._ring = ring
         self._readonly = readonly
         self._store: Store | None = None
         self._writer: Writer | None = None
         self._check_arguments()
-        if self.store() is None:
-            self._check_new()
+        try:
+            if self.store() is None:
+                self._check_new()
+        except BaseException:
+            self.close()  # not the lock for as long as somebody keeps the error
+            raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_store": None, "_writer": None}
+        asked = {} if self._store is None else {"_capacity": None, "_ring": None, "fps": None}
+        # What was asked has been checked here; by the time a worker opens, another process may have changed it.
+        return {**self.__dict__, "_store": None, "_writer": None, **asked}
 
     def _check_arguments(self) -> None:
         fps = self.fps
         if fps is not None and (type(fps) not in (int, float) or not 0 < fps < float("inf")):
             raise InvalidArgumentError(f"fps={self.fps!r}; a positive number of frames a second would do")
-        capacity = self._capacity
-        if capacity is not None and (type(capacity) is not int or capacity <= 0):
-            raise InvalidArgumentError(f"buffer_capacity={capacity!r}; a positive number of frames would do")
 
     def _check_new(self) -> None:
         check_no_lerobot(self.root)
@@ -65,7 +83,9 @@ class Opening:
         if self.root.exists() and not self.root.is_dir():
             raise InvalidArgumentError(f"storage_dir {self.root} is a file; give a directory")
         if self._ring and self._capacity is None:
-            raise CapacityError("use_as_fifo_buffer=True needs buffer_capacity, in frames")
+            raise CapacityError("use_as_fifo_buffer=True needs buffer_capacity, in frames or as '20GB'")
+        if self._ring:
+            check_ring_place(self.root)
         if self.fps is None:
             raise InvalidArgumentError(f"{self.root} holds no dataset yet; a new one needs fps, frames a second")
 
@@ -78,11 +98,13 @@ class Opening:
             self._check_stored(store)
             self._store = store
             if self._capacity is not None and not self._readonly:
-                self._take_capacity(store, self._capacity)
+                self._take_capacity(store)
         return self._store
 
     def _check_stored(self, store: Store) -> None:
-        manifest, capacity = store.manifest, store.state.capacity
+        manifest = store.manifest
+        if manifest.ring:
+            check_ring_place(self.root)
         if self.fps is not None and self.fps != manifest.fps:
             raise InvalidArgumentError(
                 f"fps={self.fps:g}, but {self.root} was made with {manifest.fps:g}; leave it out"
@@ -91,11 +113,8 @@ class Opening:
             raise InvalidArgumentError(
                 f"use_as_fifo_buffer={self._ring}, but {self.root} was made with {manifest.ring}; leave it out"
             )
-        if self._capacity is not None and self._capacity < capacity:
-            raise CapacityError(
-                f"buffer_capacity={self._capacity} is less than the {capacity} frames for which {self.root} has room; "
-                "storage cannot shrink: leave it out, or give more"
-            )
+        if self._capacity is not None:
+            check_not_smaller(store, self._capacity)
         stored = {spec.image_mode for spec in manifest.keys.values() if spec.image_mode is not None}
         if self.asked_mode is not None and stored and stored != {self.asked_mode}:
             modes = ", ".join(sorted(repr(mode.value) for mode in stored))
@@ -104,9 +123,16 @@ class Opening:
                 "leave image_mode out"
             )
 
-    def _take_capacity(self, store: Store, capacity: int) -> None:
-        if capacity > store.state.capacity or not store.manifest.fixed_capacity:
-            self.writer().fix_capacity(capacity)
+    def _take_capacity(self, store: Store) -> None:
+        asked, manifest = self._capacity, store.manifest
+        assert asked is not None
+        if asked.in_bytes:
+            differs = manifest.byte_capacity is None or asked.amount != manifest.byte_capacity.total
+        else:
+            differs = asked.amount > store.state.capacity
+        half_grown = manifest.capacity > store.state.capacity  # a writer died at it
+        if differs or half_grown or not manifest.fixed_capacity:
+            self.writer().take_capacity(asked)
 
     # Writing
 
@@ -121,11 +147,11 @@ class Opening:
         manifest = Manifest(
             fps=self.fps,
             keys=infer_keys(episode, dict.fromkeys(episode.cameras, mode)),
-            capacity=self._capacity or episode.length,
-            fixed_capacity=self._capacity is not None,
+            capacity=episode.length,
+            fixed_capacity=False,
             ring=bool(self._ring),
         )
-        self._writer = Writer.create(self.root, manifest, episode)
+        self._writer = Writer.create(self.root, with_capacity(manifest, self._capacity), episode)
         self._store = self._writer.store
 
     def _check_writable(self) -> None:
@@ -136,9 +162,7 @@ class Opening:
         """The open writer; takes the lock the first time."""
         self._check_writable()
         if self._writer is None or self._writer.closed:
-            if self._store is not None:
-                self._store.close()
-            self._store = None
+            self._store = None  # not closed: another thread may be reading from it
             self._writer = Writer.open(self.root)
             self._store = self._writer.store
         return self._writer
@@ -146,6 +170,12 @@ class Opening:
     def flush(self) -> None:
         if self._writer is not None and not self._writer.closed:
             self._writer.flush()
+
+    def snapshot(self, dest: Path, timeout_s: float) -> SnapshotReport:
+        """Copy what is committed, by whichever process can."""
+        if self._writer is not None and self._writer.is_ours:
+            return self._writer.snapshot(dest)
+        return request_snapshot(self.root, dest, readonly=self._readonly, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of everything; the next `store()` opens again."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.errors import InvalidArgumentError, TimestampOutsideToleranceError, UnknownKeyError
-from roboreel.schema import TIMESTAMP_KEY
+from roboreel.schema import IS_PAD_POSTFIX, TIMESTAMP_KEY
 from roboreel.store import Store, Touched
 from roboreel.windows import Deltas, integer_windows, parse_deltas, time_windows, tolerance_s
 
@@ -44,9 +44,14 @@ def parse_windows(
 
 
 def check_window_keys(windows: Windows, keys: Collection[str]) -> None:
-    """Refuse keys that the dataset does not have."""
+    """Refuse keys that the dataset does not have, and masks that would hide a key that it has."""
     if unknown := [key for key in windows.deltas if key not in keys]:
         raise UnknownKeyError(f"delta_timestamps has the keys {unknown}; the dataset has {sorted(keys)}")
+    if taken := [key for key in windows.deltas if key + IS_PAD_POSTFIX in keys]:
+        raise InvalidArgumentError(
+            f"delta_timestamps has {taken[0]!r}, of which the mask would be called {taken[0] + IS_PAD_POSTFIX!r}, and "
+            "the dataset has a key of that name; record or import it under another one"
+        )
 
 
 def check_windows(windows: Windows, store: Store, episodes: Sequence[int] | None) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening
 from roboreel.errors import FrameIndexError, RoboreelError
-from roboreel.store import Episode, Store, changed_rows, check_editable
+from roboreel.store import Episode, SnapshotReport, Store, changed_rows, check_editable
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -120,6 +120,31 @@ class Recording(Base):
         yield draft
         slots = changed_rows(writer.store.memmap_of(key)[: len(draft)], draft)
         writer.edit(key, slots, np.ascontiguousarray(draft[slots]))
+
+    def snapshot(self, dest: str | Path, *, timeout_s: float = 60.0) -> SnapshotReport:
+        """Copy everything that is committed to `dest`, a dataset of its own, while readers go on reading.
+
+        PNG and video files, which never change, become hard links; the rest shares its blocks with the original where
+        the file system can, and is copied where not. When this returns, the copy has reached the device. Another one
+        in the same place is built beside it and exchanged: killed anywhere, the old or the new one is there.
+
+        Where another process is writing the dataset, it is asked, and does it at its next episode or flush.
+
+            report = dataset.snapshot("checkpoints/buffer")
+            print(f"{report.bytes_written / 1e6:.1f} MB written in {report.seconds:.1f} s")
+
+        Args:
+            dest: A new or an empty directory, or an unchanged earlier snapshot of this dataset. Outside the dataset;
+                on the same file system it costs least.
+            timeout_s: How long (s) to wait for another process that writes.
+
+        Raises:
+            InvalidArgumentError: `dest` holds anything else, or lies in the dataset.
+            DatasetLockedError: `dest` is being written. DatasetBusyError: the writer has not answered in time.
+            DiskSpaceError: no room; what was in `dest` is there as before.
+        """
+        self._need_store()
+        return self._opening.snapshot(Path(dest), timeout_s)
 
     def flush(self) -> None:
         """Wait until everything that was added would survive a power cut."""

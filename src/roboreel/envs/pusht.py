@@ -19,7 +19,7 @@ def make_pusht(n_envs: int, *, max_steps: int = 300, in_processes: bool = True) 
 
     Observations: `observation.image` (96, 96, 3) uint8 and `observation.state` (2,) float32, the agent's position in
     0 … 512. Actions: the position to go to, in the same units. An episode succeeds, and ends, once the block covers
-    95 % of its outline; otherwise it is cut after `max_steps`. Signals: `coverage`, 0 … 1.
+    95 % of its outline; otherwise it is cut after `max_steps`. Signals: `coverage`, 0 … 1, told at the start too.
 
     Args:
         n_envs: How many are stepped at once.
@@ -46,9 +46,19 @@ def _make_one(max_steps: int) -> Any:
     import gym_pusht  # noqa: F401 - registers the environment; again in each process that is spawned
     import gymnasium
 
-    return gymnasium.make(
-        "gym_pusht/PushT-v0",
-        obs_type="pixels_agent_pos",
-        max_episode_steps=max_steps,
-        disable_env_checker=True,
+    class WithInitialCoverage(gymnasium.Wrapper[Any, Any, Any, Any]):
+        """Tells the coverage at the start, which gym-pusht tells from the first step on only."""
+
+        def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+            observation, info = self.env.reset(**options)
+            pusht: Any = self.unwrapped
+            return observation, {**info, "coverage": pusht._get_coverage()}
+
+    return WithInitialCoverage(
+        gymnasium.make(
+            "gym_pusht/PushT-v0",
+            obs_type="pixels_agent_pos",
+            max_episode_steps=max_steps,
+            disable_env_checker=True,
+        )
     )

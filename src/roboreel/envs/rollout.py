@@ -68,12 +68,16 @@ class VectorEnvs:
         }
         self.shapes["action"] = tuple(space.shape)
 
-    def reset(self, seeds: Mapping[int, int]) -> Observation:
-        """Begin a new episode in each environment of {environment: seed}; return the observation of all."""
+    def reset(self, seeds: Mapping[int, int]) -> tuple[Observation, dict[str, NDArray[np.float64]]]:
+        """Begin a new episode in each environment of {environment: seed}; return the observation of all.
+
+        Beside it the signals that are told at the start already, {name: (environments,)}; they count where one began.
+        """
         mask = np.isin(np.arange(self.n_envs), list(seeds))
         options = None if mask.all() else {"reset_mask": mask}
-        raw, _ = self._envs.reset(seed=[seeds.get(env) for env in range(self.n_envs)], options=options)
-        return self._renamed(raw)
+        raw, info = self._envs.reset(seed=[seeds.get(env) for env in range(self.n_envs)], options=options)
+        initial = {name: np.asarray(info[name], np.float64) for name in self._signals if name in info}
+        return self._renamed(raw), initial
 
     def clip(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the nearest actions within the action space."""
@@ -117,6 +121,8 @@ class Episode:
     action and outcome; the last frame has the true final observation, and the other keys of step T - 1 again."""
     signals: dict[str, NDArray[np.float64]]
     """What else the environment told after each step, (T,)."""
+    initial: dict[str, float]
+    """What of it the environment told at the start already."""
     truncated: bool
     """Whether it was cut at the step limit, without an end of its own."""
 
@@ -134,8 +140,8 @@ class Episode:
 class _Recorder:
     """The episode that one environment is in."""
 
-    def __init__(self, env: int, seed: int) -> None:
-        self._env, self.seed = env, seed
+    def __init__(self, env: int, seed: int, initial: dict[str, float]) -> None:
+        self._env, self.seed, self._initial = env, seed, initial
         self._frames: list[dict[str, Any]] = []
         self._signals: list[dict[str, float]] = []
 
@@ -157,7 +163,7 @@ class _Recorder:
         self._frames.append({key: value[env].copy() for key, value in step.observation.items()} | outcome)
         data = {key: np.stack([frame[key] for frame in self._frames]) for key in self._frames[0]}
         signals = {name: np.array([values[name] for values in self._signals]) for name in step.signals}
-        return Episode(self.seed, data, signals, truncated)
+        return Episode(self.seed, data, signals, self._initial, truncated)
 
 
 def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int]) -> Iterator[Episode]:
@@ -173,15 +179,16 @@ def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int]) -> Iterator[Ep
     waiting = deque(seeds)
     recorders: dict[int, _Recorder] = {}
 
-    def begin(env: int) -> int:
-        if not waiting:
-            return seeds[0]  # all environments are stepped, also those with nothing left to do
-        seed = waiting.popleft()
-        recorders[env] = _Recorder(env, seed)
-        actor.begin(env, seed)
-        return seed
+    def begin(free: Sequence[int]) -> Observation:
+        chosen = {env: waiting.popleft() for env in free if waiting}
+        # all environments are stepped, also those with nothing left to do
+        observation, initial = envs.reset({env: chosen.get(env, seeds[0]) for env in free})
+        for env, seed in chosen.items():
+            recorders[env] = _Recorder(env, seed, {name: float(values[env]) for name, values in initial.items()})
+            actor.begin(env, seed)
+        return observation
 
-    observation = envs.reset({env: begin(env) for env in range(envs.n_envs)})
+    observation = begin(range(envs.n_envs))
     while recorders:
         actions = envs.clip(actor.act(observation))
         step = envs.step(actions)
@@ -192,4 +199,4 @@ def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int]) -> Iterator[Ep
         observation = step.observation
         over = np.flatnonzero(step.terminated | step.truncated).tolist()
         if over and (recorders or waiting):
-            observation = envs.reset({env: begin(env) for env in over})
+            observation = begin(over)

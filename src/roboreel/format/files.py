@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,27 @@ Observer = Callable[[str, Path], None]
 """Called with the kind of effect (`create`, `write`, `allocate`, `truncate`, `sync`, `rename`, `remove`,
 `mkdir`) and the path."""
 
+
+@dataclass(frozen=True)
+class Effect:
+    """What is about to be done to a file, for those who want to do it again elsewhere."""
+
+    kind: str
+    path: Path
+    offset: int = 0
+    """Of a `write` the place, of `allocate` and `truncate` the new size."""
+    data: bytes | memoryview = b""
+    """What a `write` writes; to be copied at once."""
+    whole: bool = False
+    """Whether that is the file's whole content."""
+    source: Path | None = None
+    """What is renamed, or copied."""
+
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ZEROS = bytes(1 << 20)
 _observers: list[Observer] = []
+_recorders: list[Callable[[Effect], None]] = []
 
 
 @contextlib.contextmanager
@@ -39,10 +58,22 @@ def observed(observer: Observer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _effect(kind: str, path: Path) -> Iterator[None]:
+def recorded(recorder: Callable[[Effect], None]) -> Iterator[None]:
+    """As `observed`, for who must know what each effect does; called after the observers."""
+    _recorders.append(recorder)
+    try:
+        yield
+    finally:
+        _recorders.remove(recorder)
+
+
+@contextlib.contextmanager
+def _effect(kind: str, path: Path, **details: Any) -> Iterator[None]:
     try:
         for observer in _observers:
             observer(kind, path)
+        for recorder in _recorders:
+            recorder(Effect(kind, path, **details))
         yield
     except OSError as error:
         raise storage_error(f"{kind} of {path}", error) from error
@@ -77,7 +108,7 @@ class DataFile:
         array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else np.ascontiguousarray(data)
         view = array.reshape(-1).view(np.uint8).data
         self.dirty = True
-        with _effect("write", self.path):
+        with _effect("write", self.path, offset=offset, data=view):
             while len(view):  # a nearly full disk and a signal both give short writes
                 written = os.pwrite(self._fd, view, offset)
                 offset += written
@@ -89,7 +120,7 @@ class DataFile:
         if present >= size:
             return
         self.dirty = True
-        with _effect("allocate", self.path):
+        with _effect("allocate", self.path, offset=size):
             try:
                 os.posix_fallocate(self._fd, present, size - present)
             except AttributeError:  # macOS has no posix_fallocate
@@ -112,7 +143,7 @@ class DataFile:
     def truncate(self, size: int) -> None:
         """Cut off what is beyond `size`; the caller knows that nobody has it mapped."""
         if os.fstat(self._fd).st_size > size:
-            with _effect("truncate", self.path):
+            with _effect("truncate", self.path, offset=size):
                 os.ftruncate(self._fd, size)
 
     def sync(self) -> None:
@@ -136,29 +167,35 @@ class DataFile:
 
 
 def make_dir(path: Path) -> bool:
-    """Create the directory and its parents; return whether it was not there before."""
+    """Create the directory and its parents; return whether it was not there before.
+
+    That its own entry reaches the device is for the caller to see to; those of parents made on the way do at once.
+    """
     if path.is_dir():
         return False
+    missing = [parent for parent in path.parents if not parent.exists()]
     with _effect("mkdir", path):
         path.mkdir(parents=True, exist_ok=True)
+    for parent in missing:
+        sync_path(parent.parent)
     return True
 
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a whole file whose name nobody knows yet: durable only after `sync_path`."""
-    with _effect("write", path), open(path, "wb") as file:
+    with _effect("write", path, data=data, whole=True), open(path, "wb") as file:
         file.write(data)
 
 
 def copy_new(source: Path, path: Path) -> None:
     """Copy a file's content (by reference where the file system can) under a name that nobody knows yet."""
-    with _effect("write", path):
+    with _effect("write", path, whole=True, source=source):
         shutil.copyfile(source, path)
 
 
 def rename(source: Path, target: Path) -> None:
     """Rename, replacing `target` if it is a file; within one directory's file system this is atomic."""
-    with _effect("rename", target):
+    with _effect("rename", target, source=source):
         os.replace(source, target)
 
 

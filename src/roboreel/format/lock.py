@@ -7,7 +7,9 @@ import fcntl
 import json
 import os
 import socket
+import subprocess
 import time
+import uuid
 from functools import lru_cache
 from pathlib import Path
 
@@ -84,7 +86,23 @@ def writer_is_alive(root: Path) -> bool:
 def boot_id() -> bytes:
     """16 bytes that change with every boot of the machine; zeros where the system does not tell."""
     try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text()
-        return bytes.fromhex(text.strip().replace("-", ""))
-    except (OSError, ValueError):
+        return parse_boot_id(Path("/proc/sys/kernel/random/boot_id").read_text())
+    except OSError:
+        pass
+    try:  # macOS
+        command = ["sysctl", "-n", "kern.bootsessionuuid"]
+        return parse_boot_id(subprocess.run(command, capture_output=True, text=True, check=False, timeout=5).stdout)
+    except (OSError, subprocess.SubprocessError):
+        return bytes(16)
+
+
+def parse_boot_id(text: str) -> bytes:
+    """Return the bytes of the UUID that Linux and macOS tell; zeros for anything else.
+
+    >>> parse_boot_id("0F0E0D0C-0B0A-0908-0706-050403020100" + chr(10)).hex()
+    '0f0e0d0c0b0a09080706050403020100'
+    """
+    try:
+        return uuid.UUID(text.strip()).bytes
+    except ValueError:
         return bytes(16)

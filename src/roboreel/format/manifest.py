@@ -44,6 +44,20 @@ _TEMPLATES = {
 
 
 @dataclass(frozen=True)
+class ByteCapacity:
+    """A capacity that was given in bytes."""
+
+    total: int
+    """Bytes that all columns and all image files together may take."""
+    a_frame: int
+    """Bytes that one frame counted for when `capacity` was made: its columns, and its images as far as foreseen."""
+
+    def __post_init__(self) -> None:
+        if not all(type(value) is int and 0 < value <= _MAX_COLUMN_BYTES for value in (self.total, self.a_frame)):
+            raise InvalidArgumentError(f"byte_capacity of {self.total!r} bytes, {self.a_frame!r} a frame, cannot be")
+
+
+@dataclass(frozen=True)
 class Manifest:
     fps: float
     """Frames a second (Hz)."""
@@ -53,6 +67,8 @@ class Manifest:
     fixed_capacity: bool
     """Whether the capacity was asked for; otherwise storage grows as episodes come."""
     ring: bool
+    byte_capacity: ByteCapacity | None = None
+    """What `capacity` was made from, where that was asked for in bytes."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     unfinished: bool = False
     """Half an import: not to be opened."""
@@ -70,7 +86,7 @@ class Manifest:
         ]
 
     def to_bytes(self) -> bytes:
-        document = {
+        document: dict[str, Any] = {
             "format": FORMAT,
             "version": ".".join(map(str, VERSION)),
             "incompatible": [UNFINISHED] if self.unfinished else [],
@@ -84,6 +100,9 @@ class Manifest:
             "keys": {key: spec.to_dict() for key, spec in self.keys.items()},
             "provenance": dict(self.provenance),
         }
+        if self.byte_capacity is not None:
+            limit = self.byte_capacity
+            document["byte_capacity"] = {"bytes": limit.total, "frame_bytes": limit.a_frame}
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -176,15 +195,26 @@ def _parse(document: Any, path: Path) -> Manifest:
         raise InvalidArgumentError(f"provenance is {document['provenance']!r}, not an object")
     if document["paths"] != _TEMPLATES:
         raise InvalidArgumentError(f"paths are {document['paths']!r}; this version has {_TEMPLATES!r}")
+    limit = document.get("byte_capacity")
     return Manifest(
         fps=fps,
         keys=keys,
         capacity=capacity,
         fixed_capacity=document["fixed_capacity"],
         ring=document["ring"],
+        byte_capacity=None if limit is None else ByteCapacity(limit["bytes"], limit["frame_bytes"]),
         provenance=document["provenance"],
         uuid=str(uuid.UUID(str(document["uuid"]))),
     )
+
+
+def is_unfinished(root: Path) -> bool:
+    """Whether the directory holds half an import."""
+    try:
+        document = json.loads((root / paths.METADATA).read_bytes())
+        return document["format"] == FORMAT and UNFINISHED in document["incompatible"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _check_version(document: Mapping[str, Any], path: Path) -> None:
@@ -201,7 +231,8 @@ def _check_version(document: Mapping[str, Any], path: Path) -> None:
         raise InvalidArgumentError(f"incompatible is {unknown!r}, not a list of features")
     if UNFINISHED in unknown:
         raise StorageDirCorruptError(
-            f"{path.parent} is half an import, which was interrupted; import again, to the place where it was to go"
+            f"{path.parent} is half an import, running or interrupted: wait for it, "
+            "or import again into the same directory"
         )
     if unknown:
         raise StorageDirCorruptError(

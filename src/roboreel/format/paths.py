@@ -16,15 +16,19 @@ LOCK_OWNER = "writer.json"
 COLUMNS = "columns"
 CHECKSUMS = "checksums"
 REDO = "redo.bin"
+REQUESTS = "requests"
 IMAGES = "images"
 VIDEOS = "videos"
 
 TEMPORARY = ".tmp"
 """Ends the name of what is written before it is renamed."""
 
+BACKUP = ".bak"
+"""Ends the name of what `roboreel repair` keeps of a file that it writes anew."""
+
 ENTRIES = frozenset(
     {METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER}
-    | {COLUMNS, CHECKSUMS, REDO, REDO + TEMPORARY, IMAGES, VIDEOS}
+    | {COLUMNS, CHECKSUMS, REDO, REDO + TEMPORARY, REQUESTS, IMAGES, VIDEOS}
 )
 """Every entry that a dataset directory may have of ours; anything else in it is somebody else's."""
 

@@ -23,7 +23,7 @@ DURABLE_OFFSETS = (4096, 8192)
 """Two places in turn, a page apart: a torn write of one leaves the other."""
 STATE_BYTES = 12288
 
-_STATE_FIELDS = struct.Struct("<8s2Q16s15Q")
+_STATE_FIELDS = struct.Struct("<8s2Q16s16Q")
 _CHECKSUM_BYTES = 8
 
 
@@ -60,6 +60,8 @@ class State:
     at_risk_length: int = 0
     redo: int = 0
     """xxh3-64 of `redo.bin` while an edit is committed and not wholly applied; otherwise 0."""
+    strings_hash: int = 0
+    """`strings_hash` of the committed bytes of `strings.jsonl`."""
 
     def with_busy(self, start: int, stop: int) -> State:
         """Return the state with slots [start, stop) published as being written; none where both are equal."""
@@ -156,6 +158,18 @@ def parse_rows(raw: bytes, dtype: np.dtype[Any], first_row: int) -> NDArray[np.v
                 "restore the file from a copy"
             )
     return np.frombuffer(raw, dtype)
+
+
+def strings_hash(raw: bytes, before: int = 0) -> int:
+    r"""Return the hash of lines that follow others, of which `before` is the hash: each line seeds that of the next.
+
+    >>> strings_hash(b'"a"\n"b"\n') == strings_hash(b'"b"\n', strings_hash(b'"a"\n'))
+    True
+    """
+    *lines, rest = raw.split(b"\n")
+    for line in [*(line + b"\n" for line in lines), *([rest] if rest else [])]:
+        before = xxhash.xxh3_64_intdigest(line, seed=before)
+    return before
 
 
 def parse_strings(raw: bytes, count: int) -> list[str]:

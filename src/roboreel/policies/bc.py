@@ -135,12 +135,10 @@ class BCPolicy(nn.Module):
             raise ConfigError(f"{dataset.storage_dir} holds no frames to train on; `roboreel import` makes a dataset")
         shapes, stats = shapes_to_learn(dataset), dict(dataset.stats)
         for key in shapes:
-            if not np.isfinite(stats[key]["std"]).all():
-                finite = np.isfinite(dataset.get_data_by_key(key)).reshape(len(dataset), -1).all(axis=1)
-                raise ConfigError(
-                    f"{key!r} has values that are not finite, the first at index {int(finite.argmin())}; "
-                    "leave those episodes out"
-                )
+            with np.errstate(over="ignore"):
+                usable = np.isfinite(np.asarray(stats[key]["std"], np.float32)).all()
+            if not usable:
+                raise ConfigError(not_finite(dataset, key))
         if config.relative and shapes.get(STATE) == shapes[ACTION]:
             stats[ACTION] = offset_stats(dataset, config.chunk_size)
         return cls(config, shapes, fps=dataset.fps, stats=stats)
@@ -206,7 +204,8 @@ class BCPolicy(nn.Module):
         for key, encoder in zip(self.cameras, self.encoders, strict=True):
             images = random_shift(batch[key], shift).float() / 255
             parts.append(encoder(self._normalizer(key)(images)))
-        parts += [self._normalizer(key)(batch[key].float()).flatten(1) for key in self.states]
+        # not flatten(1): a state may be a scalar a frame, (B,)
+        parts += [self._normalizer(key)(batch[key].float()).reshape(len(batch[key]), -1) for key in self.states]
         return torch.cat(parts, dim=1)
 
     def _normalizer(self, key: str) -> Normalizer:
@@ -261,6 +260,18 @@ def shapes_to_learn(dataset: LeRobotDatasetV2) -> dict[str, tuple[int, ...]]:
             f"to act on; it has {dataset.data_keys}"
         )
     return {key: tuple(values[key].shape) for key in [*seen, ACTION]}
+
+
+def not_finite(dataset: LeRobotDatasetV2, key: str) -> str:
+    """Return which episodes have values of a key that are not finite (in float32), and what to do."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(dataset.get_data_by_key(key), np.float32))
+    bad = ~finite.reshape(len(dataset), -1).all(axis=1)
+    episodes = np.unique(dataset.get_data_by_key(dataset.EPISODE_INDEX_KEY)[bad]).tolist()
+    return (
+        f"{key!r} has values that are not finite, the first at index {int(bad.argmax())}; leave their episodes out: "
+        f"--skip-episodes {' '.join(map(str, episodes))}"
+    )
 
 
 def offset_stats(dataset: LeRobotDatasetV2, chunk_size: int) -> dict[str, NDArray[Any]]:

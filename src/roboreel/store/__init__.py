@@ -2,35 +2,58 @@
 
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import ArrayFrames, CameraFrames, PngFrames, VideoFrames
-from roboreel.format.files import free_bytes, rename, sync_path
-from roboreel.format.manifest import Manifest, check_no_lerobot
+from roboreel.format.files import free_bytes
+from roboreel.format.filesystem import check_ring_place
+from roboreel.format.manifest import Manifest, check_no_lerobot, is_unfinished
+from roboreel.format.paths import encode_key
+from roboreel.store.capacity import Capacity, check_not_smaller, parse_capacity, with_capacity
 from roboreel.store.check import find_problems, is_dataset
+from roboreel.store.cloning import SnapshotReport
 from roboreel.store.editing import changed_rows, check_editable
 from roboreel.store.episode import Episode, infer_keys
-from roboreel.store.layout import discard, frame_bytes
+from roboreel.store.forecast import Forecast, KeyForecast, forecast
+from roboreel.store.layout import check_empty, discard, frame_bytes
+from roboreel.store.repair import Repaired, repair
+from roboreel.store.snapshot import request_snapshot
 from roboreel.store.store import Store, Touched
+from roboreel.store.verify import Report, verify
 from roboreel.store.writer import Writer
 
 __all__ = [
     "ArrayFrames",
     "CameraFrames",
+    "Capacity",
     "Episode",
+    "Forecast",
     "FrameTable",
+    "KeyForecast",
     "Manifest",
     "PngFrames",
+    "Repaired",
+    "Report",
+    "SnapshotReport",
     "Store",
     "Touched",
     "VideoFrames",
     "Writer",
     "changed_rows",
     "check_editable",
+    "check_empty",
     "check_no_lerobot",
+    "check_not_smaller",
+    "check_ring_place",
     "discard",
+    "encode_key",
     "find_problems",
+    "forecast",
     "frame_bytes",
     "free_bytes",
     "infer_keys",
     "is_dataset",
-    "rename",
-    "sync_path",
+    "is_unfinished",
+    "parse_capacity",
+    "repair",
+    "request_snapshot",
+    "verify",
+    "with_capacity",
 ]

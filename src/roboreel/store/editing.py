@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.errors import InvalidArgumentError, UnknownKeyError
+from roboreel.errors import InvalidArgumentError, StorageError, UnknownKeyError
+from roboreel.format import files, paths
 from roboreel.format.records import OWNER_DTYPE, OWNER_EDIT
 from roboreel.format.redo import Redo, redo_hash
 from roboreel.store.slots import SlotFiles, frame_checksums
@@ -46,11 +49,28 @@ def changed_rows(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate(found)
 
 
+def make_draft(store: Store, key: str) -> NDArray[Any]:
+    """A key's values, (frames, *shape), in a mapping whose changes stay in this process."""
+    spec, frames = store.manifest.keys[key], store.state.frames
+    if not frames * spec.frame_bytes:
+        return np.zeros((frames, *spec.shape), spec.dtype)
+    path = paths.column_path(store.root, key)
+    return np.memmap(path, spec.dtype, "c", shape=(frames, *spec.shape)).view(np.ndarray)
+
+
 def make_redo(store: Store, key: str, slots: NDArray[np.int64], values: NDArray[Any]) -> tuple[bytes, int]:
     """Return the bytes of `redo.bin` for an edit, and what the record keeps of them."""
     words = store.words_at(slots) + np.uint64(OWNER_EDIT)  # wraps around: it must differ, not count
     raw = Redo(key, slots, words, frame_checksums(values), values).to_bytes()
     return raw, redo_hash(raw)
+
+
+def drop_redo(root: Path) -> None:
+    """Remove the file of an edit that no record refers to; where that fails, the next writer tries again."""
+    for name in (paths.REDO, paths.REDO + paths.TEMPORARY):
+        with contextlib.suppress(StorageError):
+            if (root / name).exists():
+                files.remove(root / name)
 
 
 def apply_redo(redo: Redo, files: SlotFiles) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.format.records import FLAG_INTEGER_WINDOWS, FLAG_LOST
+from roboreel.format.records import FLAG_INTEGER_WINDOWS, FLAG_LOST, NO_STRING
 
 Ints = NDArray[np.int64]
 
@@ -22,6 +22,9 @@ class EpisodeTable:
 
     Rows are only ever appended; `live_start` of older rows moves when a newer one takes their slots.
     """
+
+    NONE: Final[Ints] = np.zeros(0, np.int64)
+    """No rows."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._rows: NDArray[np.void] = np.zeros(0, dtype)
@@ -85,9 +88,19 @@ class EpisodeTable:
         """Whether a writer ever died in the middle of an overwrite."""
         return self._has_losses
 
+    def touching(self, start: int, stop: int) -> Ints:
+        """The live rows that have a frame in slots [start, stop)."""
+        touching: Ints = self.live[(self.live_starts[self.live] < stop) & (self.stops[self.live] > start)]
+        return touching
+
+    def outside(self, start: int, stop: int) -> Ints:
+        """The live rows that keep a frame when slots [start, stop) are taken."""
+        outside: Ints = self.live[(self.live_starts[self.live] < start) | (self.stops[self.live] > stop)]
+        return outside
+
     def lose(self, start: int, stop: int) -> None:
         """Take slots from whatever episodes hold them."""
-        hit = self.live[(self.live_starts[self.live] < stop) & (self.stops[self.live] > start)]
+        hit = self.touching(start, stop)
         self._live_start[hit] = np.minimum(stop, self.stops[hit])
         self._live = self._integer_windows = None
 
@@ -102,7 +115,7 @@ class EpisodeTable:
         self._has_losses |= bool(np.any(new["flags"] & FLAG_LOST))
         self._count += len(new)
         self._live = self._integer_windows = None
-        starts, stops = self.starts[first:], self.stops[first:]
+        starts, stops = new["start"], new["start"] + new["length"]
         previous = np.concatenate([[self._last_stop], stops[:-1]])
         overwrites = self._wrapped or bool(np.any(starts < previous))
         self._last_stop = int(stops[-1])
@@ -148,6 +161,14 @@ class EpisodeTable:
             covered = _merged(covered, start, stop)
             row -= 1
         self._live_start[: row + 1] = stops[: row + 1]
+
+
+def lost_row(dtype: np.dtype[Any], start: int, stop: int) -> NDArray[np.void]:
+    """Return the row, (1,), that says that slots [start, stop) hold nothing."""
+    row = np.zeros(1, dtype)
+    row["start"], row["length"], row["flags"] = start, stop - start, FLAG_LOST
+    row["task"] = row["source"] = row["source_episode"] = NO_STRING
+    return row
 
 
 def _merged(covered: list[tuple[int, int]], start: int, stop: int) -> list[tuple[int, int]]:

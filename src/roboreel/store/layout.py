@@ -91,12 +91,18 @@ def make_files(root: Path, manifest: Manifest, metadata: bytes) -> None:
         state_file.close()
 
 
-def discard(root: Path) -> None:
-    """Remove a dataset, finished or not; `DatasetLockedError` where somebody is writing it."""
-    if not root.is_dir():
+def discard(root: Path, *, keep_dir: bool) -> None:
+    """Remove all of ours that is in a directory; `DatasetLockedError` where somebody is writing it."""
+    if not root.is_dir() or not any(root.iterdir()):
         return
     lock = WriterLock(root)
     try:
-        files.remove(root)
+        files.remove(root / paths.METADATA)  # first: what is half gone must not open
+        remove_leftovers(root)
+        for name in (paths.LOCK, paths.LOCK_OWNER):  # still held: whoever waits for it sees it unlinked
+            files.remove(root / name)
     finally:
         lock.release()
+    if not keep_dir:
+        with contextlib.suppress(OSError):  # not empty: somebody else's, too
+            root.rmdir()

@@ -56,10 +56,12 @@ class MediaFiles:
         for key, video in self._videos.items():
             video.drop_staged(self._clip_files(key, self._store.table.live).tolist())
 
-    def evict(self, live_before: Ints) -> None:
-        """Remove the files of rows that a commit has taken the last frame of; after a failure, all without a row."""
+    def evict(self, hit: Ints) -> None:
+        """Remove the files of those of the rows that no frame is left of; after a failure, all without a row."""
         table = self._store.table
-        gone = np.setdiff1d(live_before, table.live) if self._tidy else None
+        gone = hit[table.live_starts[hit] >= table.stops_of(hit)] if self._tidy else None
+        if gone is not None and not len(gone):
+            return  # as with every episode that overwrites nothing: no look at all the others
         self._tidy = False
         for key, video in self._videos.items():
             held = self._on_disk(key) if gone is None else self._clip_files(key, gone)

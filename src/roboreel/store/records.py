@@ -10,6 +10,7 @@ from roboreel.format import paths
 from roboreel.format.files import DataFile
 from roboreel.format.lock import boot_id
 from roboreel.format.records import DURABLE_OFFSETS, LIVE_OFFSET, STATE_BYTES, STATE_RECORD_BYTES, State
+from roboreel.store.ring import Place, at_risk_length
 
 
 class StateFile:
@@ -31,6 +32,16 @@ class StateFile:
         ages = {offset: _age(self._read(offset)) for offset in DURABLE_OFFSETS}
         self._file.write_at(min(DURABLE_OFFSETS, key=ages.__getitem__), _signed(state).to_bytes())
         self._file.sync()
+
+    def put_at_risk(self, place: Place, seq: int) -> None:
+        """Before slots that the durable record counts are overwritten, have that record say so."""
+        durable = self.durable()
+        if place.start >= durable.frames:
+            return
+        length = at_risk_length(durable.next_slot, durable.at_risk_length, place)
+        if length != durable.at_risk_length:
+            later = max(durable.seq, seq) + 1  # of two records of one generation the later counts
+            self.put_durable(replace(durable, seq=later, at_risk_start=durable.next_slot, at_risk_length=length))
 
     def _read(self, offset: int) -> State | None:
         return State.from_bytes(self._file.read_at(offset, STATE_RECORD_BYTES))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roboreel.columns.memmap import MemmapWriter
 from roboreel.format import paths
 from roboreel.format.files import DataFile, make_dir
-from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE
+from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, OWNER_EDIT
 from roboreel.schema import KeySpec
 from roboreel.store.store import Store
 
@@ -71,10 +71,11 @@ class SlotFiles:
         return {**columns, **checksums, "": store.owner_words(start, stop)}
 
     def restore(self, start: int, saved: Mapping[str, NDArray[Any]]) -> None:
-        """Write back what `save` copied; the owners last."""
+        """Write back what `save` copied; the owners last, and changed, for a reader may have seen both in between."""
         for name in sorted(saved, reverse=True):
             if not name:
-                self.write_owners(start, saved[name])
+                words = saved[name]
+                self.write_owners(start, np.where(words == 0, words, words + np.uint64(OWNER_EDIT)))
             elif name.endswith("\0"):
                 self.write_checksums(name[:-1], start, saved[name])
             else:
@@ -97,7 +98,7 @@ def frame_checksums(block: NDArray[Any]) -> Words:
     """Return the xxh3-64 of each frame's bytes: (n, *shape) to (n,).
 
     >>> frame_checksums(np.zeros((2, 3), np.uint8)).tolist()
-    [12961741136954833671, 12961741136954833671]
+    [16959823422411450475, 16959823422411450475]
     """
     frames = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
     return np.fromiter((xxhash.xxh3_64_intdigest(frame.data) for frame in frames), CHECKSUM_DTYPE, len(frames))

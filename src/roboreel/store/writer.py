@@ -20,16 +20,21 @@ from numpy.typing import NDArray
 from roboreel.errors import InvalidArgumentError, StorageError
 from roboreel.format import files, paths
 from roboreel.format.files import DataFile
+from roboreel.format.filesystem import check_ring_place
 from roboreel.format.lock import WriterLock
-from roboreel.format.manifest import Manifest, metadata_hash
-from roboreel.format.records import FLAG_INTEGER_WINDOWS, FLAG_LOST, NO_STRING, OWNER_DTYPE, State, seal_row
+from roboreel.format.manifest import ByteCapacity, Manifest, metadata_hash
+from roboreel.format.records import FLAG_INTEGER_WINDOWS, NO_STRING, OWNER_DTYPE, State, seal_row, strings_hash
 from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY, TASK_KEY, TIMESTAMP_KEY
-from roboreel.store.editing import apply_redo, make_redo
+from roboreel.store.capacity import Capacity, ImageBytes, check_first
+from roboreel.store.cloning import SnapshotReport, take_snapshot
+from roboreel.store.editing import apply_redo, drop_redo, make_draft, make_redo
 from roboreel.store.episode import Episode, is_regular, parse_episode
+from roboreel.store.episodes import lost_row
 from roboreel.store.layout import creating, frame_bytes, make_files
 from roboreel.store.media import MediaFiles
 from roboreel.store.records import StateFile
-from roboreel.store.ring import Place, at_risk_length, check_space, grown_capacity, place_episode
+from roboreel.store.requests import serve
+from roboreel.store.ring import FREE_SHARE, Place, check_space, grown_capacity, place_episode
 from roboreel.store.slots import SlotFiles, Words
 from roboreel.store.store import Store
 
@@ -46,7 +51,13 @@ class Writer:
         self._strings = DataFile(store.root / paths.STRINGS)
         self._slots = SlotFiles(store.root, store.manifest.keys)
         self._media = MediaFiles(store)
+        self._image_bytes = ImageBytes(store)
         self._codes = {text: code for code, text in enumerate(store.strings)}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it can be written through: not closed, and not what a forked child has inherited."""
+        return not self.closed and self._lock.is_owned
 
     @classmethod
     def open(cls, root: Path) -> Writer:
@@ -66,13 +77,21 @@ class Writer:
         """Make a dataset that holds one episode. On any failure nothing of it stays, not even the directory."""
         first = parse_episode(first, manifest.keys, manifest.fps)
         place_episode(first.length, 0, manifest.capacity, fixed=manifest.fixed_capacity, ring=manifest.ring)
-        check_space(manifest.capacity * frame_bytes(manifest), files.free_bytes(root))
+        check_first(manifest, first.length)
+        limit = manifest.byte_capacity
+        check_space(limit.total if limit else manifest.capacity * frame_bytes(manifest), files.free_bytes(root))
+        if manifest.ring:
+            check_ring_place(root)
         with creating(root) as lock:
             raw = manifest.to_bytes()
             make_files(root, manifest, raw)
             writer = cls(Store(root, manifest), lock)
             writer._add_parsed(first)
-            files.replace_atomically(root / paths.METADATA, raw)  # last: from here on this is a dataset
+            if limit is None:
+                files.replace_atomically(root / paths.METADATA, raw)  # last: from here on this is a dataset
+            else:  # only now it is known what a frame takes
+                a_frame = writer._image_bytes.a_frame()
+                writer._fix(max(limit.total // a_frame, first.length), ByteCapacity(limit.total, a_frame))
             return writer
 
     # One episode
@@ -80,6 +99,7 @@ class Writer:
     def add(self, episode: Episode) -> None:
         """Add one episode; when this returns it is committed, when it raises nothing has changed."""
         self._add_parsed(parse_episode(episode, self.store.manifest.keys, self.store.manifest.fps))
+        serve(self.store.root, self.snapshot)
 
     def _add_parsed(self, episode: Episode) -> None:
         self._lock.check_owned()
@@ -89,16 +109,19 @@ class Writer:
         )
         if place.capacity > state.capacity:
             self.grow(self._grown(place.capacity))
-        live_before = self.store.table.live.copy()
+        table = self.store.table
+        hit = table.touching(place.start, place.stop) if place.start < state.frames else table.NONE
         with self._rolled_back(place):
             clips, checksums = self._media.stage(episode)
+            if manifest.byte_capacity is not None:
+                self._image_bytes.check(table.outside(place.start, place.stop), state.rows, clips)
             row = self._row(episode, place, clips)
             self._put_at_risk(place)
             self._put_live(self.store.state.with_busy(place.start, place.stop))
             self._write(episode, place, checksums)
             self._commit(episode, place, row)
         with contextlib.suppress(StorageError):  # the episode is in; the next one sweeps what stayed behind
-            self._media.evict(live_before)
+            self._media.evict(hit)
 
     def _row(self, episode: Episode, place: Place, clips: list[tuple[int, int]]) -> NDArray[np.void]:
         state, times = self.store.state, episode.columns[TIMESTAMP_KEY]
@@ -120,12 +143,9 @@ class Writer:
     def _put_at_risk(self, place: Place) -> None:
         """Before a slot that the durable record counts is overwritten, have that record say so."""
         durable = self._records.durable()
-        if place.start >= durable.frames:
-            return
-        length = at_risk_length(durable.next_slot, durable.at_risk_length, place)
-        if length != durable.at_risk_length:
-            seq = max(durable.seq, self.store.state.seq) + 1  # of two records of one generation the later counts
-            self._records.put_durable(replace(durable, seq=seq, at_risk_start=durable.next_slot, at_risk_length=length))
+        if place.start < durable.frames and durable.capacity != place.capacity:
+            self._make_durable()  # what is at risk was counted around a smaller ring
+        self._records.put_at_risk(place, self.store.state.seq)
 
     def _write(self, episode: Episode, place: Place, image_checksums: Mapping[str, Words]) -> None:
         state = self.store.state
@@ -176,6 +196,7 @@ class Writer:
                 next_episode_index=state.next_episode_index + 1,
                 strings=len(self._codes),
                 string_bytes=state.string_bytes + len(encoded),
+                strings_hash=strings_hash(encoded, state.strings_hash),
             )
         )
 
@@ -197,15 +218,10 @@ class Writer:
             yield
         except BaseException as error:
             try:
-                self._roll_back(place.start, saved)
-            except BaseException as second:
-                # The range stays published. Without the lock, readers need not wait for us: they take what is half
-                # done for lost, and whoever opens for writing next gives it up.
-                self._close_files()
-                self._lock.release()
-                if isinstance(second, StorageError):
-                    raise StorageError(f"{error}; and it could not be undone: {second}") from error
-                raise
+                with self._let_go_on_failure():  # the range stays published, and is given up
+                    self._roll_back(place.start, saved)
+            except StorageError as second:
+                raise StorageError(f"{error}; and it could not be undone: {second}") from error
             raise
 
     def _roll_back(self, start: int, saved: Mapping[str, NDArray[Any]]) -> None:
@@ -224,22 +240,25 @@ class Writer:
             self._media.take_for_unsynced(durable.rows)
         if self.store.state.redo:
             self._apply_redo()
+        elif durable.redo:  # the durable record must not need the file any more
+            self._make_durable()
+        drop_redo(self.store.root)
         state = self.store.state
         busy = [(state.busy_start, min(state.busy_stop, state.frames))] if state.busy_start < state.busy_stop else []
         for start, stop in (*busy, *self.store.at_risk):
-            self._give_up(self.store.lost_slots(start, stop))
+            self.give_up(self.store.lost_slots(start, stop))
         if busy or self.store.at_risk:
             self._put_live(self.store.state.with_busy(0, 0))
+        if self.store.manifest.capacity > self.store.state.capacity:  # died between the metadata and the record
+            self._put_metadata(self.store.manifest, self.store.manifest.capacity)
 
-    def _give_up(self, lost: NDArray[np.int64]) -> None:
+    def give_up(self, lost: NDArray[np.int64]) -> None:
         """Append a row that says that slots hold nothing, and take their owners away."""
         if not len(lost):
             return
         state, start, stop = self.store.state, int(lost[0]), int(lost[-1]) + 1
         self._slots.write_owners(start, np.zeros(stop - start, OWNER_DTYPE))
-        row = np.zeros(1, self.store.table.rows.dtype)
-        row["start"], row["length"], row["flags"] = start, stop - start, FLAG_LOST
-        row["task"] = row["source"] = row["source_episode"] = NO_STRING
+        row = lost_row(self.store.table.rows.dtype, start, stop)
         self._episodes.write_at(state.rows * row.dtype.itemsize, seal_row(row))
         self._records.put_live(replace(state, generation=state.generation + 1, rows=state.rows + 1, seq=state.seq + 1))
         self.store.refresh()
@@ -249,24 +268,37 @@ class Writer:
     def draft(self, key: str) -> NDArray[Any]:
         """A key's values, (frames, *shape), in a mapping whose changes stay in this process."""
         self._lock.check_owned()
-        spec, frames = self.store.manifest.keys[key], self.store.state.frames
-        if not frames * spec.frame_bytes:
-            return np.zeros((frames, *spec.shape), spec.dtype)
-        path = paths.column_path(self.store.root, key)
-        return np.memmap(path, spec.dtype, "c", shape=(frames, *spec.shape)).view(np.ndarray)
+        return make_draft(self.store, key)
 
     def edit(self, key: str, slots: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Replace a key's values, (n, *shape), in n ascending slots; a kill leaves all of the old or all of the new."""
         self._lock.check_owned()
         if not len(slots):
             return
-        self.flush()  # so that one durable record can tell of the edit and of everything before it
+        self._make_durable()  # so that one durable record can tell of the edit and of everything before it
         raw, redo = make_redo(self.store, key, slots, values)
         files.replace_atomically(self.store.root / paths.REDO, raw)
         state = self.store.state
-        self._put_live(replace(state.with_busy(int(slots[0]), int(slots[-1]) + 1), redo=redo))
-        self._records.put_durable(self.store.state)
-        self._apply_redo()
+        try:
+            self._put_live(replace(state.with_busy(int(slots[0]), int(slots[-1]) + 1), redo=redo))
+            self._records.put_durable(self.store.state)
+        except BaseException:
+            with self._let_go_on_failure():
+                self._put_live(state)
+            raise
+        with self._let_go_on_failure():
+            self._apply_redo()
+        drop_redo(self.store.root)
+
+    @contextlib.contextmanager
+    def _let_go_on_failure(self) -> Iterator[None]:
+        """Without the lock, readers need not wait for us: they see what whoever opens for writing next will make."""
+        try:
+            yield
+        except BaseException:
+            self._close_files()
+            self._lock.release()
+            raise
 
     def _apply_redo(self) -> None:
         """Apply the edit that is committed, however much of it was applied before."""
@@ -275,8 +307,6 @@ class Writer:
         state = self.store.state
         self._put_live(replace(state.with_busy(0, 0), generation=state.generation + 1, redo=0))
         self._records.put_durable(self.store.state)
-        with contextlib.suppress(StorageError):  # no record refers to it any more
-            files.remove(self.store.root / paths.REDO)
 
     # Space
 
@@ -286,8 +316,13 @@ class Writer:
 
     def grow(self, capacity: int) -> None:
         """Give every column room for `capacity` frames; `DiskSpaceError` before anything has changed."""
+        self._allocate(capacity)
+        self._put_metadata(self.store.manifest, capacity)
+
+    def _allocate(self, capacity: int, share: float = 1.0) -> None:
         state, manifest = self.store.state, self.store.manifest
-        check_space((capacity - state.capacity) * frame_bytes(manifest), files.free_bytes(self.store.root), share=1.0)
+        wanted = (capacity - state.capacity) * frame_bytes(manifest)
+        check_space(wanted, files.free_bytes(self.store.root), share)
         try:
             self._slots.allocate(capacity)
             self._slots.sync()  # the metadata must not count on room that a power cut takes back
@@ -295,7 +330,6 @@ class Writer:
             with contextlib.suppress(StorageError):
                 self._slots.give_back(state.capacity)
             raise
-        self._put_metadata(manifest, capacity)
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """End an import: from here on the dataset can be opened, and says where it comes from."""
@@ -303,14 +337,20 @@ class Writer:
         manifest = replace(self.store.manifest, provenance=provenance, unfinished=False)
         self._put_metadata(manifest, self.store.state.capacity)
 
-    def fix_capacity(self, capacity: int) -> None:
-        """Grow to `capacity` frames if that is more, and grow no further on demand."""
+    def take_capacity(self, asked: Capacity) -> None:
+        """Grow to what is asked for if that is more, and grow no further on demand."""
         self._lock.check_owned()
+        if asked.in_bytes:
+            frames, limit = self._image_bytes.capacity_for(asked.amount)
+            if limit != self.store.manifest.byte_capacity:
+                self._fix(frames, limit)
+        elif asked.amount > self.store.state.capacity or not self.store.manifest.fixed_capacity:
+            self._fix(asked.amount, None)
+
+    def _fix(self, capacity: int, limit: ByteCapacity | None) -> None:
         if capacity > self.store.state.capacity:
-            self.flush()  # what is at risk is counted around the ring as it was
-            self.grow(capacity)
-        if not self.store.manifest.fixed_capacity:
-            self._put_metadata(replace(self.store.manifest, fixed_capacity=True), self.store.state.capacity)
+            self._allocate(capacity, FREE_SHARE)
+        self._put_metadata(replace(self.store.manifest, fixed_capacity=True, byte_capacity=limit), capacity)
 
     def _put_metadata(self, manifest: Manifest, capacity: int) -> None:
         raw = replace(manifest, capacity=capacity).to_bytes()
@@ -324,20 +364,29 @@ class Writer:
     # The end
 
     def flush(self) -> None:
-        """Have everything committed survive a power cut, then write it down as durable."""
+        """Have everything committed survive a power cut; then take the snapshots that other processes asked for."""
+        self._make_durable()
+        serve(self.store.root, self.snapshot)
+
+    def snapshot(self, dest: Path) -> SnapshotReport:
+        """Copy what is committed to `dest`; see `take_snapshot`."""
+        self._make_durable()  # images are linked, not copied: they must have reached the device
+        return take_snapshot(self.store, dest)
+
+    def _make_durable(self) -> None:
         self._lock.check_owned()
         self._slots.sync()
         self._media.sync()
         self._episodes.sync()
         self._strings.sync()
         durable, state = self._records.durable(), self.store.state
-        if durable.generation != state.generation or durable.at_risk_length:
+        if durable.generation != state.generation or durable.at_risk_length or durable.redo:
             self._records.put_durable(state)
 
     def close(self) -> None:
         """Flush, let go of the files and of the lock; a forked child lets go of its copies only."""
         try:
-            if self._lock.is_owned:
+            if self._lock.is_owned and not self.closed:
                 self.flush()
         finally:
             self._close_files()

@@ -1,0 +1,100 @@
+"""`roboreel forecast DIR --frames N`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from roboreel.dataset.reading import Windows, gather
+from roboreel.schema import KeySpec
+from roboreel.store import Store, forecast, free_bytes, is_dataset
+
+_RUN = 16
+"""Frames that follow each other, so that video can be coded as in a recording."""
+_RUNS = 3
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """Say how many bytes a recording like this one will take, per key and image mode. Nothing is written."""
+
+    dir: tyro.conf.Positional[Path]
+    """A roboreel dataset or a LeRobot folder (v2.0, v2.1, v3.0), for its keys and a few of its images."""
+    frames: int
+    """Number of frames to come."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    config = tyro.cli(ForecastConfig, prog="roboreel forecast", args=arguments)
+    found = collect(config.dir, config.frames)
+    print(json.dumps(found, indent=1) if config.json else describe(found))
+
+
+def collect(root: Path, frames: int) -> dict[str, Any]:
+    """Return what `roboreel forecast` shows, as JSON values."""
+    keys, fps, sample = _from_dataset(root) if is_dataset(root) else _from_lerobot(root)
+    return {**forecast(keys, frames, fps=fps, sample=sample).to_dict(), "free_bytes": free_bytes(root)}
+
+
+Found = tuple[Mapping[str, KeySpec], float, dict[str, NDArray[np.uint8]]]
+
+
+def _from_dataset(root: Path) -> Found:
+    store = Store.open(root)
+    try:
+        cameras = [key for key, spec in store.manifest.keys.items() if spec.is_camera]
+        starts = np.linspace(0, max(0, store.state.frames - _RUN), _RUNS).astype(np.int64)
+        slots = np.unique((starts[:, None] + np.arange(_RUN)).clip(max=store.state.frames - 1))
+        sample = gather(store, slots, cameras, Windows({}))[0] if cameras and store.state.frames else {}
+        return store.manifest.keys, store.manifest.fps, sample
+    finally:
+        store.close()
+
+
+def _from_lerobot(folder: Path) -> Found:
+    from roboreel.convert import open_lerobot  # brings Parquet in
+
+    source = open_lerobot(folder)
+    keys = {spec.name: spec for spec in source.keys}
+    runs: dict[str, list[NDArray[np.uint8]]] = {key: [] for key, spec in keys.items() if spec.is_camera}
+    for episode in itertools.islice(source.episodes(), _RUNS if runs else 0):
+        for key, found in runs.items():
+            found.append(next(episode.cameras[key].blocks())[:_RUN])
+    return keys, source.fps, {key: np.concatenate(found) for key, found in runs.items() if found}
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """Return what `roboreel forecast` prints."""
+    width = max(len(key) for key in (*found["keys"], "owners"))
+    lines = [
+        f"{found['frames']:,} frames, {_size(found['free_bytes'])} free",
+        f"  {'':<{width}}  {'memmap':>10} {'png':>10} {'video':>10}",
+    ]
+    rows = {**found["keys"], "owners": dict.fromkeys(found["total"], found["owners"]), "total": found["total"]}
+    for key, sizes in rows.items():
+        shown = " ".join(f"{_size(sizes[mode]):>10}" for mode in ("memmap", "png", "video"))
+        lines.append(f"  {key:<{width}}  {shown}")
+    return "\n".join([*lines, *(f"  {note}" for note in found["notes"])])
+
+
+def _size(count: float) -> str:
+    """Return bytes in decimal units.
+
+    >>> _size(999), _size(20_500_000)
+    ('999 B', '20.5 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"

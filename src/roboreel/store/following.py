@@ -1,0 +1,191 @@
+"""A dataset directory, open and mapped: what its records count, followed as a writer goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.columns.base import Column
+from roboreel.columns.memmap import MemmapColumn, map_slots
+from roboreel.columns.png import PngColumn
+from roboreel.columns.video import VideoColumn
+from roboreel.errors import StorageDirCorruptError
+from roboreel.format import paths
+from roboreel.format.lock import boot_id
+from roboreel.format.manifest import Manifest
+from roboreel.format.records import (
+    CHECKSUM_DTYPE,
+    DURABLE_OFFSETS,
+    LIVE_OFFSET,
+    OWNER_DTYPE,
+    STATE_RECORD_BYTES,
+    State,
+    episode_dtype,
+    parse_rows,
+    parse_strings,
+)
+from roboreel.format.redo import Redo
+from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.store.episodes import EpisodeTable
+from roboreel.store.records import newest
+from roboreel.store.ring import ring_ranges
+
+_PAUSE_S = 0.0005
+_RECORD_TRIES = 200
+
+
+class Following:
+    """The files of a dataset, open and mapped as far as its records count them; each process opens its own."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.state = State()
+        self.strings: list[str] = []
+        self.table = EpisodeTable(episode_dtype(len(manifest.video_keys)))
+        self._raw: bytes | None = None
+        self.lock = threading.RLock()
+        """Held by whoever looks at table, strings and mappings, so that threads see one generation of them."""
+        _OPEN.add(self)
+        self._capacity = 0
+        self._lossy = False
+        """Whether slots may be lost of which the episode table does not tell yet."""
+        self._given_up: bytes | None = None
+        """The live record of a writer that was found dead: what it was overwriting is lost, not in the making."""
+        self._pending: Redo | None = None
+        """The edit that a dead writer has committed and not wholly applied: readers take its values from here."""
+        self._fds = {name: os.open(root / name, os.O_RDONLY | os.O_CLOEXEC) for name in _followed(root)}
+        self.columns: dict[str, Column] = {}
+        self.checksums: dict[str, NDArray[np.uint64]] = {}
+        """xxh3-64 of each frame: (capacity,) for every key that is not stored as video."""
+        self._owners: NDArray[np.uint64] = np.zeros(0, OWNER_DTYPE)
+        self.refresh()
+
+    def refresh(self) -> bytes:
+        """Take notice of what was committed meanwhile; return the raw live record that was looked at."""
+        with self.lock:
+            raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
+            if raw != self._raw:
+                raw, state = self._current_state()
+                self._follow(state)
+                self._raw = raw
+            return raw
+
+    def _current_state(self) -> tuple[bytes, State]:
+        """Return what counts, and the live record that it was decided by: while that stays, so does the decision."""
+        for _ in range(_RECORD_TRIES):  # a read that meets a write may see a part of each: the checksum tells
+            raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
+            live = State.from_bytes(raw)
+            if live is not None:
+                break
+            if raw.count(0) == len(raw):
+                break  # never written: only a durable record can be there
+            time.sleep(_PAUSE_S)
+        if live is not None and live.boot_id == boot_id():
+            return raw, live
+        durable = self.durable_states()
+        if not durable:
+            raise StorageDirCorruptError(f"{self.root / paths.STATE} holds no whole record; restore it from a copy")
+        return raw, newest(durable)
+
+    def durable_states(self) -> list[State]:
+        """The whole ones of the two records that `flush` writes in turn."""
+        found = (State.from_bytes(os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, at)) for at in DURABLE_OFFSETS)
+        return [state for state in found if state is not None]
+
+    @property
+    def at_risk(self) -> list[tuple[int, int]]:
+        """Slot ranges that hold nothing certain, because power was lost while they were overwritten."""
+        state = self.state
+        ranges = ring_ranges(state.at_risk_start, state.at_risk_length, state.capacity)
+        return [(start, min(stop, state.frames)) for start, stop in ranges if start < state.frames]
+
+    def _follow(self, state: State) -> None:
+        if state.capacity != self._capacity:
+            self._map(state.capacity)
+        known = len(self.table)
+        if state.rows > known:
+            size = self.table.rows.dtype.itemsize
+            raw = os.pread(self._fds[paths.EPISODES], (state.rows - known) * size, known * size)
+            if len(raw) != (state.rows - known) * size:
+                raise StorageDirCorruptError(
+                    f"{self.root / paths.EPISODES} holds {known + len(raw) // size} rows, {state.rows} are committed; "
+                    "restore it from a copy"
+                )
+            self.table.append(parse_rows(raw, self.table.rows.dtype, known))
+        if state.strings > len(self.strings):
+            raw = os.pread(self._fds[paths.STRINGS], state.string_bytes, 0)
+            self.strings = parse_strings(raw, state.strings)
+        self.state = state
+        self._pending = None
+        for start, stop in self.at_risk:  # only a record that was read after a power cut has any
+            self.table.lose(start, stop)
+            self._lossy = True
+
+    def _map(self, capacity: int) -> None:
+        if not self.columns:
+            self.columns = {key: self._open_column(key, capacity) for key in self.manifest.keys}
+        for column in self.columns.values():
+            column.reopen(capacity)
+        self._owners = map_slots(self.root / paths.OWNERS, OWNER_DTYPE, (), capacity)
+        self.checksums = {
+            key: map_slots(paths.checksum_path(self.root, key), CHECKSUM_DTYPE, (), capacity)
+            for key, spec in self.manifest.keys.items()
+            if spec.has_checksums
+        }
+        self._capacity = capacity
+
+    def _open_column(self, key: str, capacity: int) -> Column:
+        spec = self.manifest.keys[key]
+        if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
+            return VideoColumn(self.root, spec, self.manifest.video_keys.index(key))
+        if spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
+            return PngColumn(self.root, spec)
+        return MemmapColumn(self.root, spec, capacity)
+
+    def bytes_on_disk(self) -> int:
+        """Bytes that the directory really takes: allocated blocks, not file lengths."""
+        total = 0
+        for directory, _, names in os.walk(self.root):
+            for name in names:
+                try:
+                    total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+                except FileNotFoundError:  # a ring may evict a file while we count
+                    continue
+        return total
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fds"):  # opening may have failed
+            self.close()
+
+    def close(self) -> None:
+        for column in self.columns.values():
+            column.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+
+def _followed(root: Path) -> list[str]:
+    names = [paths.STATE, paths.EPISODES, paths.STRINGS]
+    if missing := [name for name in names if not (root / name).is_file()]:
+        raise StorageDirCorruptError(f"{root} lacks the files {missing}; restore them from a copy")
+    return names
+
+
+_OPEN: weakref.WeakSet[Following] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """A thread that held a lock when the process was forked is not there to release it."""
+    for following in list(_OPEN):
+        following.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,179 @@
+"""How many bytes a dataset will take, a key and an image mode at a time, before anything is written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.errors import InvalidArgumentError
+from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE
+from roboreel.schema import IMAGE_KEY_PREFIX, KeySpec, LeRobotDatasetV2ImageMode, index_keys, parse_image_mode
+
+MAX_SAMPLE = 64
+"""So many frames of a camera are encoded at most."""
+
+_PNG_SHARE = Fraction(1, 2)
+_AV1_SHARE = Fraction(1, 20)
+"""Of the raw pixels, where no frame was given to be encoded: guesses, good to a factor of a few."""
+_VIDEO_INDEX_BYTES = 24
+"""A frame's share of the tables in the MP4 file and beside it."""
+_MODES = tuple(mode.value for mode in LeRobotDatasetV2ImageMode)
+
+
+@dataclass(frozen=True)
+class KeyForecast:
+    """Bytes of one key; the same in every image mode unless it is a camera."""
+
+    memmap: int
+    png: int
+    video: int
+    measured: int = 0
+    """Frames that were really encoded for `png` and `video`; 0: those are assumed, unless the key is no camera."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes that `frames` frames take on disk."""
+
+    frames: int
+    keys: Mapping[str, KeyForecast]
+    owners: int
+    """Bytes of `owners.bin`."""
+    notes: Sequence[str]
+    """What was measured, what is assumed, what is left out: a sentence each."""
+
+    def total(self, image_mode: LeRobotDatasetV2ImageMode | str) -> int:
+        """Bytes of everything, with all cameras stored so."""
+        mode = parse_image_mode(image_mode).value
+        sizes: list[int] = [getattr(key, mode) for key in self.keys.values()]
+        return self.owners + sum(sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values.
+
+        >>> forecast({}, 10).to_dict()["total"]
+        {'memmap': 720, 'png': 720, 'video': 720}
+        """
+        return {
+            "frames": self.frames,
+            "keys": {key: {mode: getattr(value, mode) for mode in _MODES} for key, value in self.keys.items()},
+            "owners": self.owners,
+            "total": {mode: self.total(mode) for mode in _MODES},
+            "measured_frames": {key: value.measured for key, value in self.keys.items() if value.measured},
+            "notes": list(self.notes),
+        }
+
+
+def forecast(
+    keys: Mapping[str, KeySpec | NDArray[Any]],
+    frames: int,
+    *,
+    fps: float = 10,
+    sample: Mapping[str, NDArray[np.uint8]] | None = None,
+) -> Forecast:
+    """Return how many bytes `frames` frames of these keys take, per key and image mode; nothing is written.
+
+    Args:
+        keys: What a frame holds: specs of a dataset, or one example frame a key. The index keys are added.
+        frames: Number of frames.
+        fps: Frames a second (Hz), which the encoder is told.
+        sample: Consecutive frames of a camera, (n, height, width, channels) uint8, to be encoded as PNG and AV1; of
+            more than 64 the first are taken. For a camera without, PNG and video are guessed from its pixels.
+
+    Raises:
+        InvalidArgumentError: the number of frames or a key cannot be.
+
+    >>> found = forecast({"action": np.zeros(2, np.float32)}, 1000)
+    >>> found.keys["action"].memmap, found.total("video")
+    (16000, 88000)
+    """
+    if type(frames) is not int or frames <= 0:
+        raise InvalidArgumentError(f"frames={frames!r}; a positive number would do")
+    specs = {spec.name: spec for spec in index_keys()}
+    specs |= {key: value if isinstance(value, KeySpec) else _spec_of(key, value) for key, value in keys.items()}
+    sample = sample or {}
+    if unknown := sorted(set(sample) - {key for key, spec in specs.items() if spec.is_camera}):
+        raise InvalidArgumentError(f"sample has frames of {unknown}, which are no cameras of these keys")
+    found = {key: _forecast_key(spec, frames, fps, sample.get(key)) for key, spec in specs.items()}
+    return Forecast(frames, found, frames * OWNER_DTYPE.itemsize, _notes(specs, found))
+
+
+def _spec_of(key: str, example: Any) -> KeySpec:
+    array = np.asarray(example)
+    if key.startswith(IMAGE_KEY_PREFIX):
+        if array.dtype != np.uint8 or array.ndim != 3:
+            raise InvalidArgumentError(
+                f"{key!r}: a frame of a camera is uint8 (height, width, channels), not {array.dtype} {array.shape}"
+            )
+        return KeySpec(key, array.dtype, array.shape, "camera", LeRobotDatasetV2ImageMode.MEMMAP)
+    return KeySpec(key, array.dtype.newbyteorder("<"), array.shape)
+
+
+def _forecast_key(spec: KeySpec, frames: int, fps: float, sample: NDArray[np.uint8] | None) -> KeyForecast:
+    checksums = frames * CHECKSUM_DTYPE.itemsize
+    raw = frames * spec.frame_bytes + checksums
+    if not spec.is_camera:
+        return KeyForecast(raw, raw, raw)
+    if sample is None or not len(sample):
+        png, video = spec.frame_bytes * _PNG_SHARE, spec.frame_bytes * _AV1_SHARE
+        measured = 0
+    else:
+        if sample.shape[1:] != spec.shape or sample.dtype != np.uint8:
+            raise InvalidArgumentError(
+                f"sample[{spec.name!r}] is {sample.dtype} of shape {sample.shape}; uint8 (n, *{spec.shape}) would do"
+            )
+        sample, measured = sample[:MAX_SAMPLE], min(len(sample), MAX_SAMPLE)
+        png, video = _png_bytes(sample), _av1_bytes(sample, fps)
+    return KeyForecast(raw, round(frames * png) + checksums, round(frames * video), measured)
+
+
+def _png_bytes(sample: NDArray[np.uint8]) -> Fraction:
+    """Bytes a frame, really encoded."""
+    from roboreel.columns.png import encode_png
+
+    return Fraction(sum(len(encode_png(image)) for image in sample), len(sample))
+
+
+def _av1_bytes(sample: NDArray[np.uint8], fps: float) -> Fraction:
+    """Bytes a frame, really encoded; what a file has once, whatever its length, is left out."""
+    if sample.shape[-1] != 3:
+        return Fraction(0)  # cannot be stored so
+    from roboreel._optional import require
+    from roboreel.columns.encode import EncodeOptions, encode_video
+
+    av = require("av", purpose="measuring video")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sample.mp4"
+        encode_video(path, [sample], fps=fps, options=EncodeOptions())
+        with av.open(str(path)) as container:
+            packets = sum(packet.size for packet in container.demux(video=0))
+    return Fraction(packets, len(sample)) + _VIDEO_INDEX_BYTES
+
+
+def _notes(specs: Mapping[str, KeySpec], found: Mapping[str, KeyForecast]) -> list[str]:
+    notes = ["columns, checksums and owners are exact; memmap cameras are columns"]
+    for key, spec in specs.items():
+        if not spec.is_camera:
+            continue
+        if found[key].measured:
+            notes.append(f"{key}: png and video measured on {found[key].measured} frames, encoded as a recording would")
+        else:
+            notes.append(
+                f"{key}: png and video are guessed ({float(_PNG_SHARE):.0%} and {float(_AV1_SHARE):.0%} of the "
+                "pixels), good to a factor of a few; give sample frames"
+            )
+        if spec.shape[-1] != 3:
+            notes.append(f"{key}: {spec.shape[-1]} channels cannot be stored as video")
+    if any(spec.is_camera for spec in specs.values()):
+        notes.append(
+            "left out: what the file system adds (a PNG takes whole blocks, half a block more on average), and about "
+            "1 kB a video file"
+        )
+    return notes

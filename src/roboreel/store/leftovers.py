@@ -1,0 +1,73 @@
+"""What lies in a dataset directory and belongs to no committed frame: left by a writer that died, or foreign."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from roboreel.format import paths
+from roboreel.format.paths import TEMPORARY
+from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.store.store import Store
+
+
+def foreign_files(store: Store) -> Iterator[Path]:
+    """Yield what roboreel did not put there, and the copies that `roboreel repair` keeps."""
+    root, keys = store.root, store.manifest.keys
+    expected = {
+        root: paths.ENTRIES,
+        root / paths.COLUMNS: {paths.column_path(root, key).name for key in keys},
+        root / paths.CHECKSUMS: {paths.checksum_path(root, key).name for key in keys},
+        root / paths.IMAGES: {paths.encode_key(key) for key in keys},
+        root / paths.VIDEOS: {paths.encode_key(key) for key in keys},
+    }
+    for folder, names in expected.items():
+        yield from (path for path in _entries(folder) if path.name not in names)
+    ours = set(leftovers(store))
+    for folder, used in _media(store).items():
+        yield from (path for path in _entries(folder) if path not in ours and path.name not in used)
+
+
+def leftovers(store: Store) -> Iterator[Path]:
+    """Yield what a writer was about to add or to remove when it died; nothing refers to it.
+
+    Beside a living writer these are what it is working on.
+    """
+    root = store.root
+    for name in (paths.METADATA + TEMPORARY, paths.REDO + TEMPORARY):
+        if (root / name).exists():
+            yield root / name
+    if not store.state.redo and (root / paths.REDO).exists():
+        yield root / paths.REDO
+    for folder, used in _media(store).items():
+        for path in _entries(folder):
+            if path.name not in used and _is_ours(path.name):
+                yield path
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an image folder's or a video's name is one that a writer gives."""
+    stem, _, end = name.partition(".")
+    return name == "new.mp4" or (stem.isdigit() and end in ("", "tmp", "mp4", "frames", "frames.tmp"))
+
+
+def _media(store: Store) -> dict[Path, set[str]]:
+    """Return the folder of each camera → the names in it that live episodes need."""
+    used: dict[Path, set[str]] = {}
+    live = store.table.live
+    for key, spec in store.manifest.keys.items():
+        if spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
+            names = {paths.image_dir(store.root, key, row).name for row in live.tolist()}
+            used[paths.image_dir(store.root, key, 0).parent] = names
+        elif spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
+            clips = store.table.rows["clips"]["file"][live, store.manifest.video_keys.index(key)]
+            path_of = (paths.video_path, paths.frame_table_path)
+            names = {one(store.root, key, file).name for file in np.unique(clips).tolist() for one in path_of}
+            used[paths.video_path(store.root, key, 0).parent] = names
+    return used
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

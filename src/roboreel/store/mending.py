@@ -1,0 +1,385 @@
+"""The first half of a repair: the small files, so that the dataset can be opened. The writer's lock is held.
+
+Where one bit of a checksummed record is all that flipped, the checksum tells which, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from roboreel.errors import RoboreelError, StorageDirCorruptError
+from roboreel.format import files, paths
+from roboreel.format.files import DataFile
+from roboreel.format.manifest import metadata_hash, read_manifest
+from roboreel.format.records import (
+    CHECKSUM_DTYPE,
+    FLAG_LOST,
+    LIVE_OFFSET,
+    OWNER_DTYPE,
+    OWNER_ROW_MASK,
+    STATE_BYTES,
+    STATE_RECORD_BYTES,
+    State,
+    episode_dtype,
+    is_sealed,
+    seal_row,
+    strings_hash,
+)
+from roboreel.format.redo import Redo, redo_hash
+from roboreel.store.frame_check import BLOCK_BYTES, FrameCheck, SlotReader
+from roboreel.store.records import StateFile
+from roboreel.store.slots import frame_checksums
+from roboreel.store.store import Store
+from roboreel.store.structure import (
+    RECORDS,
+    Structure,
+    counting,
+    is_metadata_expected,
+    lost_row,
+    read_or_nothing,
+    read_structure,
+    size_of,
+    strings_problem,
+)
+
+_MENDABLE_BYTES = 16 << 10
+"""Longer records are not searched for a flipped bit: the time grows with the square."""
+
+
+def mend_small_files(root: Path) -> list[str]:
+    """Make the small files whole, and the others as long as they must be; return a line for each thing done.
+
+    Raises:
+        StorageDirCorruptError: what is lost cannot be made again; nothing that is good was changed.
+    """
+    done = [*_mend_records(root), *_mend_metadata(root)]
+    if (rebuilt := _rebuilt_state(root)) is not None:
+        _put_live(root, rebuilt)
+        done.append(f"{paths.STATE}: no record was whole; made anew from {paths.EPISODES}: {rebuilt.rows} episodes")
+    structure = read_structure(root)
+    state = structure.state
+    if not is_metadata_expected(structure):
+        _check_metadata_fits(root)
+        state = replace(state, metadata_hash=structure.metadata_hash)
+        done.append(
+            f"{paths.METADATA}: not what was written, but all frames fit it: taken as it is; look at fps, names, units"
+        )
+    done += _mend_rows(structure)
+    structure = read_structure(root)
+    state, more = _mend_strings(structure, state)
+    done += more
+    for name in (paths.EPISODES, paths.STRINGS):
+        if not (root / name).exists():
+            files.write_new(root / name, b"")
+            done.append(f"{name}: was missing")
+    done += _mend_sizes(structure)
+    state, more = _mend_redo(structure, state)
+    done += more
+    if state != structure.state or LIVE_OFFSET in structure.broken_records:
+        _put_live(root, replace(state, generation=state.generation + 1, seq=state.seq + 1))
+    if LIVE_OFFSET in structure.broken_records:
+        done.append(f"{paths.STATE}: the live record was lost; what was added after the last flush is not counted")
+    return done
+
+
+def mended_bit(raw: bytes, is_right: Callable[[bytes], bool]) -> bytes | None:
+    """Return the bytes with the one bit flipped that makes them right; None where there is none.
+
+    >>> mended_bit(b"roboseel", lambda raw: xxhash.xxh3_64_intdigest(raw) == 0x82457A17C6D9560E)
+    b'roboreel'
+    """
+    if len(raw) > _MENDABLE_BYTES:
+        return None
+    changed = bytearray(raw)
+    for at in range(len(raw)):
+        for bit in range(8):
+            changed[at] ^= 1 << bit
+            if is_right(bytes(changed)):
+                return bytes(changed)
+            changed[at] ^= 1 << bit
+    return None
+
+
+def keep_copy(path: Path) -> None:
+    """Keep what a file is before it is written anew; of several repairs the first copy stays."""
+    kept = path.with_name(path.name + paths.BACKUP)
+    if path.exists() and not kept.exists():
+        files.copy_new(path, kept)
+
+
+# State and metadata
+
+
+def _mend_records(root: Path) -> Iterator[str]:
+    path = root / paths.STATE
+    raw = read_or_nothing(path, STATE_BYTES)
+    for offset, name in RECORDS.items():
+        part = raw[offset : offset + STATE_RECORD_BYTES]
+        if len(part) < STATE_RECORD_BYTES or is_sealed(part) or not any(part):
+            continue
+        if (mended := mended_bit(part, lambda one: State.from_bytes(one) is not None)) is not None:
+            keep_copy(path)
+            _write(path, offset, mended)
+            yield f"{paths.STATE}: a flipped bit of the {name} record put right"
+
+
+def _mend_metadata(root: Path) -> Iterator[str]:
+    path = root / paths.METADATA
+    raw, state = read_or_nothing(path), _counting_state(root)
+    if not raw or state is None or metadata_hash(raw) == state.metadata_hash:
+        return
+    try:
+        if is_metadata_expected(read_structure(root)):
+            return
+    except StorageDirCorruptError:
+        pass
+    if (mended := mended_bit(raw, lambda one: metadata_hash(one) == state.metadata_hash)) is not None:
+        keep_copy(path)
+        files.replace_atomically(path, mended)
+        yield f"{paths.METADATA}: a flipped bit put right"
+
+
+def _check_metadata_fits(root: Path) -> None:
+    """Refuse to go on by a `metadata.json` that may be wrong, if a single frame speaks against it.
+
+    By a wrong shape or dtype every episode would look damaged, and be dropped.
+    """
+    try:
+        store = Store.open(root)
+        try:
+            problem = next(FrameCheck(store, every_byte=True).problems(), None)
+        finally:
+            store.close()
+    except RoboreelError as error:
+        raise StorageDirCorruptError(f"{_BEYOND.format(root / paths.METADATA)} ({error})") from error
+    if problem is not None:
+        raise StorageDirCorruptError(f"{_BEYOND.format(root / paths.METADATA)} ({problem})")
+
+
+_BEYOND = "{} is damaged and what it said cannot be found out; restore it from a copy, nothing else was changed"
+
+
+def _counting_state(root: Path) -> State | None:
+    raw = read_or_nothing(root / paths.STATE, STATE_BYTES)
+    return counting({offset: State.from_bytes(raw[offset : offset + STATE_RECORD_BYTES]) for offset in RECORDS})
+
+
+def _rebuilt_state(root: Path) -> State | None:
+    """Return a state made from the episode table where no record is whole; None where one is.
+
+    Every row up to the last whole one is taken: one that was never committed has its frames, or fails their checksums.
+    """
+    if _counting_state(root) is not None:
+        return None
+    manifest, found_hash = read_manifest(root)
+    dtype = episode_dtype(len(manifest.video_keys))
+    raw = read_or_nothing(root / paths.EPISODES)
+    size = dtype.itemsize
+    parts = [raw[row * size : (row + 1) * size] for row in range(len(raw) // size)]
+    while parts and not is_sealed(parts[-1]):
+        parts.pop()
+    whole = np.frombuffer(b"".join(part for part in parts if is_sealed(part)), dtype)
+    real = whole[(whole["flags"] & FLAG_LOST) == 0]
+    if not len(real):
+        raise StorageDirCorruptError(
+            f"{root / paths.STATE} holds no whole record, and {paths.EPISODES} no whole row; restore them from a copy"
+        )
+    last, stops = real[-1], whole["start"] + whole["length"]
+    strings = read_or_nothing(root / paths.STRINGS)
+    strings = strings[: strings.rfind(b"\n") + 1]
+    return State(
+        generation=len(parts) + 1,
+        seq=1,
+        rows=len(parts),
+        frames=int(stops.max()),
+        capacity=manifest.capacity,
+        next_slot=int(last["start"] + last["length"]),
+        next_index=int(last["first_index"] + last["length"]),
+        next_episode_index=int(last["episode_index"]) + 1,
+        strings=strings.count(b"\n"),
+        string_bytes=len(strings),
+        metadata_hash=found_hash,
+        strings_hash=strings_hash(strings),
+    )
+
+
+def _put_live(root: Path, state: State) -> None:
+    path = root / paths.STATE
+    keep_copy(path)
+    record = StateFile(root, create=size_of(path) < STATE_BYTES)
+    try:
+        record.put_live(state)
+    finally:
+        record.close()
+
+
+def _mend_redo(structure: Structure, state: State) -> tuple[State, list[str]]:
+    """Give up an edit of which the values are lost; frames that it had changed fail their checksums, or pass whole."""
+    path = structure.root / paths.REDO
+    raw = read_or_nothing(path)
+    if not state.redo:
+        return state, []
+    try:
+        Redo.from_bytes(raw, state.redo, dict(structure.manifest.keys))
+        return state, []
+    except StorageDirCorruptError:
+        mended = mended_bit(raw, lambda one: redo_hash(one) == state.redo)
+    if mended is not None:
+        keep_copy(path)
+        files.replace_atomically(path, mended)
+        return state, [f"{paths.REDO}: a flipped bit put right"]
+    return replace(state, redo=0).with_busy(0, 0), [f"{paths.REDO}: damaged; the edit that it held is given up"]
+
+
+# Rows and strings
+
+
+def _mend_rows(structure: Structure) -> Iterator[str]:
+    bad = structure.bad_rows
+    if not bad:
+        return
+    path, dtype = structure.root / paths.EPISODES, structure.rows.dtype
+    keep_copy(path)
+    lost = []
+    for row in bad:
+        raw = structure.raw_rows[row]
+        if len(raw) == dtype.itemsize and (mended := mended_bit(raw, is_sealed)) is not None:
+            _write(path, row * dtype.itemsize, mended)
+            yield f"{paths.EPISODES}: a flipped bit of row {row} put right"
+        else:
+            lost.append(row)
+    for row, (start, stop) in _slots_named(structure, lost).items():
+        _write(path, row * dtype.itemsize, seal_row(lost_row(dtype, start, stop - start)))
+        yield f"{paths.EPISODES}: row {row} cannot be read: its episode, of {stop - start} frames, is dropped"
+
+
+def _slots_named(structure: Structure, rows: list[int]) -> dict[int, tuple[int, int]]:
+    """Return the slots that `owners.bin` gives to each of the rows; an empty range where none."""
+    found = dict.fromkeys(rows, (0, 0))
+    path = structure.root / paths.OWNERS
+    if not rows or not path.exists():
+        return found
+    owners = SlotReader(path, OWNER_DTYPE)
+    step = BLOCK_BYTES // OWNER_DTYPE.itemsize
+    for start in range(0, structure.state.frames, step):
+        slots = np.arange(start, min(start + step, structure.state.frames))
+        named = (owners.read(slots) & OWNER_ROW_MASK).astype(np.int64) - 1
+        for row in np.intersect1d(named, rows).tolist():
+            mine = slots[named == row]
+            before = found[row]
+            found[row] = (before[0] if before[1] else int(mine[0]), int(mine[-1]) + 1)
+    return found
+
+
+def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]:
+    path, raw = structure.root / paths.STRINGS, structure.raw_strings
+    what = strings_problem(state, raw)
+    if what is None:
+        return state, []
+    keep_copy(path)
+    if len(raw) == state.string_bytes:
+        mended = mended_bit(raw, lambda one: strings_hash(one) == state.strings_hash)
+        if mended is not None:
+            files.replace_atomically(path, mended)
+            return state, [f"{paths.STRINGS}: a flipped bit put right"]
+    strings = surviving_strings(raw, state.strings, whole=len(raw) == state.string_bytes)
+    encoded = b"".join(json.dumps(text, ensure_ascii=False).encode() + b"\n" for text in strings)
+    files.replace_atomically(path, encoded)
+    done = [f"{paths.STRINGS}: {what}; those that can be read are kept, look at them: {sorted(set(strings))[:20]}"]
+    return replace(state, string_bytes=len(encoded), strings_hash=strings_hash(encoded)), done
+
+
+def surviving_strings(raw: bytes, count: int, *, whole: bool) -> list[str]:
+    r"""Return `count` different strings: those that can be read in their places, others named by their number.
+
+    Lines are counted from the front up to the first that cannot be read, and, of a file that is not cut short, from
+    the back.
+
+    >>> surviving_strings(b'"a"\n"b\n"c"\n', 3, whole=True), surviving_strings(b'"a"\n"b', 2, whole=False)
+    (['a', 'lost string 1', 'c'], ['a', 'lost string 1'])
+    """
+    read = [_read_line(line) for line in raw.split(b"\n")[:-1]]
+    front = next((at for at, text in enumerate(read) if text is None), len(read))
+    front = min(front, count)
+    back = next((at for at, text in enumerate(reversed(read)) if text is None), len(read)) if whole else 0
+    back = min(back, count - front)
+    texts = [*read[:front], *[None] * (count - front - back), *read[len(read) - back :]]
+    found: dict[str, None] = {}
+    for number, text in enumerate(texts):
+        unique = f"lost string {number}" if text is None or text in found else text
+        while unique in found:  # no two codes for one string
+            unique += "'"
+        found[unique] = None
+    return list(found)
+
+
+def _read_line(line: bytes) -> str | None:
+    try:
+        text = json.loads(line)
+    except ValueError:
+        return None
+    return text if isinstance(text, str) else None
+
+
+# Files that are too short
+
+
+def _mend_sizes(structure: Structure) -> Iterator[str]:
+    """Lengthen what is too short. Checksums come first, made from columns that still end where they were cut."""
+    wanted = structure.slot_files()
+    names = sorted(wanted, key=lambda name: not name.startswith(paths.CHECKSUMS))
+    for name in names:
+        path, size, key = wanted[name]
+        present = size_of(path)
+        if present >= structure.state.capacity * size:
+            continue
+        whole = max(present, 0) // max(size, 1)
+        files.make_dir(path.parent)
+        file = DataFile(path, create=present < 0)
+        try:
+            file.allocate(structure.state.capacity * size)
+            made = 0
+            if name.startswith(paths.CHECKSUMS):
+                for slots, sums in _sums_of_data(structure, key, whole):
+                    file.write_at(int(slots[0]) * size, sums)
+                    made += len(slots)
+            file.sync()
+        finally:
+            file.close()
+        yield f"{name}: lengthened to {structure.state.capacity} frames" + (
+            f"; {made} checksums made anew from the data, which they can no longer vouch for" if made else ""
+        )
+
+
+def _sums_of_data(structure: Structure, key: str, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield slots and the checksums of what lies in them, from slot `first` on."""
+    root, spec = structure.root, structure.manifest.keys[key]
+    table, path = structure.table, paths.column_path(root, key)
+    step = max(1, min(BLOCK_BYTES // max(spec.frame_bytes, 1), 1 << 18))
+    whole = max(size_of(path), 0) // max(spec.frame_bytes, 1)
+    for row in table.live.tolist():
+        start, stop = max(int(table.live_starts[row]), first), int(table.stops[row])
+        if spec.needs_decoding:
+            for slot in range(start, stop):
+                image = paths.image_path(root, key, row, slot - int(table.starts[row]))
+                if image.is_file():
+                    yield np.array([slot]), np.array([xxhash.xxh3_64_intdigest(image.read_bytes())], CHECKSUM_DTYPE)
+            continue
+        for at in range(start, min(stop, whole), step):
+            slots = np.arange(at, min(at + step, stop, whole))
+            yield slots, frame_checksums(SlotReader(path, spec.dtype, spec.shape).read(slots))
+
+
+def _write(path: Path, offset: int, raw: bytes) -> None:
+    file = DataFile(path, create=not path.exists())
+    try:
+        file.write_at(offset, raw)
+        file.sync()
+    finally:
+        file.close()

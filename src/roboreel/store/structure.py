@@ -1,0 +1,300 @@
+"""The small files of a dataset, read leniently: what of them is whole, also where the dataset cannot be opened."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.errors import StorageDirCorruptError
+from roboreel.format import paths
+from roboreel.format.lock import boot_id
+from roboreel.format.manifest import Manifest, metadata_hash, read_manifest
+from roboreel.format.records import (
+    CHECKSUM_DTYPE,
+    DURABLE_OFFSETS,
+    FLAG_INTEGER_WINDOWS,
+    FLAG_LOST,
+    LIVE_OFFSET,
+    OWNER_DTYPE,
+    STATE_RECORD_BYTES,
+    State,
+    episode_dtype,
+    is_sealed,
+    parse_strings,
+    strings_hash,
+)
+from roboreel.format.redo import Redo
+from roboreel.store.episodes import EpisodeTable
+from roboreel.store.problem import Problem
+from roboreel.store.records import newest
+
+RECORDS = {LIVE_OFFSET: "live", DURABLE_OFFSETS[0]: "first durable", DURABLE_OFFSETS[1]: "second durable"}
+
+_MISSING_ROWS = 1 << 20
+"""More rows than this are not missing: the count is wrong."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    root: Path
+    manifest: Manifest
+    metadata_hash: int
+    records: dict[int, State | None]
+    """Offset in `state.bin` → the record there, None where it is not whole."""
+    never_written: frozenset[int]
+    """Offsets of records that are all zeros."""
+    state: State
+    """The record that counts."""
+    raw_rows: list[bytes]
+    """The committed rows as they lie in `episodes.bin`; short or empty at its end."""
+    raw_strings: bytes
+
+    @property
+    def broken_records(self) -> list[int]:
+        """Offsets of records that were written and are not whole; the live one is always written."""
+        durable = [offset for offset in DURABLE_OFFSETS if self.records[offset] is not None]
+        return [
+            offset
+            for offset, state in self.records.items()
+            if state is None and (offset == LIVE_OFFSET or offset not in self.never_written or not durable)
+        ]
+
+    @functools.cached_property
+    def bad_rows(self) -> list[int]:
+        size = episode_dtype(len(self.manifest.video_keys)).itemsize
+        return [row for row, raw in enumerate(self.raw_rows) if len(raw) != size or not is_sealed(raw)]
+
+    @functools.cached_property
+    def rows(self) -> NDArray[np.void]:
+        """(rows,): every committed row; one that is spoiled is replaced by a lost one without a slot."""
+        dtype = episode_dtype(len(self.manifest.video_keys))
+        bad = set(self.bad_rows)
+        rows = np.zeros(len(self.raw_rows), dtype)
+        for row, raw in enumerate(self.raw_rows):
+            if row in bad:
+                rows[row] = lost_row(dtype, _stop(rows[row - 1]) if row else 0, 0)[0]
+            else:
+                rows[row] = np.frombuffer(raw, dtype)[0]
+        return rows
+
+    @functools.cached_property
+    def table(self) -> EpisodeTable:
+        table = EpisodeTable(self.rows.dtype)
+        table.append(self.rows)
+        return table
+
+    def slot_files(self) -> dict[str, tuple[Path, int, str]]:
+        """Every file that is addressed by slot: its name → path, bytes a slot, and the data key where it has one."""
+        files = {paths.OWNERS: (self.root / paths.OWNERS, OWNER_DTYPE.itemsize, "")}
+        for key, spec in self.manifest.keys.items():
+            if not spec.needs_decoding:
+                path = paths.column_path(self.root, key)
+                files[_name(self.root, path)] = (path, spec.frame_bytes, key)
+            if spec.has_checksums:
+                path = paths.checksum_path(self.root, key)
+                files[_name(self.root, path)] = (path, CHECKSUM_DTYPE.itemsize, key)
+        return files
+
+
+def lost_row(dtype: np.dtype[Any], start: int, length: int) -> NDArray[np.void]:
+    """Return the row, (1,), that says that slots hold nothing."""
+    row = np.zeros(1, dtype)
+    row["start"], row["length"], row["flags"] = start, length, FLAG_LOST
+    row["task"] = row["source"] = row["source_episode"] = -1
+    return row
+
+
+def read_structure(root: Path) -> Structure:
+    """Read the small files; `RoboreelError` where `metadata.json` or every record is beyond use."""
+    manifest, found_hash = read_manifest(root)
+    raw = read_or_nothing(root / paths.STATE)
+    parts = {offset: raw[offset : offset + STATE_RECORD_BYTES] for offset in RECORDS}
+    records = {offset: State.from_bytes(part) for offset, part in parts.items()}
+    zeros = frozenset(offset for offset, part in parts.items() if part == bytes(STATE_RECORD_BYTES))
+    state = counting(records)
+    if state is None:
+        raise StorageDirCorruptError(f"{root / paths.STATE} holds no whole record")
+    size = episode_dtype(len(manifest.video_keys)).itemsize
+    rows = read_or_nothing(root / paths.EPISODES, state.rows * size)
+    if state.rows - len(rows) // size > _MISSING_ROWS:
+        raise StorageDirCorruptError(
+            f"{root / paths.EPISODES} holds {len(rows) // size} rows, {state.rows} are committed"
+        )
+    return Structure(
+        root,
+        manifest,
+        found_hash,
+        records,
+        zeros,
+        state,
+        [rows[row * size : (row + 1) * size] for row in range(state.rows)],
+        read_or_nothing(root / paths.STRINGS, state.string_bytes),
+    )
+
+
+def counting(records: dict[int, State | None]) -> State | None:
+    """Return the record that counts: the live one if it is of this boot, else the newest durable one."""
+    live = records[LIVE_OFFSET]
+    if live is not None and live.boot_id == boot_id():
+        return live
+    durable = [state for offset in DURABLE_OFFSETS if (state := records[offset]) is not None]
+    return newest(durable) if durable else None
+
+
+def structure_problems(structure: Structure) -> Iterator[Problem]:
+    """Everything that is wrong with the small files and with the sizes of the others."""
+    root, state = structure.root, structure.state
+    for offset in structure.broken_records:
+        yield Problem(paths.STATE, f"the {RECORDS[offset]} record, at byte {offset}, is not whole")
+    if not is_metadata_expected(structure):
+        yield Problem(
+            paths.METADATA,
+            f"its hash is {structure.metadata_hash:016x}, {state.metadata_hash:016x} is written down in {paths.STATE}",
+        )
+    if state.capacity > structure.manifest.capacity:
+        yield Problem(
+            paths.METADATA, f"says capacity {structure.manifest.capacity}, and {paths.STATE} counts {state.capacity}"
+        )
+    if state.frames > state.capacity:
+        yield Problem(paths.STATE, f"counts {state.frames} frames where there is room for {state.capacity}")
+    for name in (paths.EPISODES, paths.STRINGS):
+        if not (root / name).is_file():
+            yield Problem(name, "is missing")
+    for row in structure.bad_rows:
+        what = f"row {row} does not match its checksum" if structure.raw_rows[row] else f"row {row} is missing"
+        yield Problem(paths.EPISODES, what, row, _guessed_episode(structure, row))
+    yield from _row_problems(structure)
+    if wrong := strings_problem(state, structure.raw_strings):
+        yield Problem(paths.STRINGS, wrong)
+    if state.redo:
+        try:
+            Redo.from_bytes(read_or_nothing(root / paths.REDO), state.redo, dict(structure.manifest.keys))
+        except StorageDirCorruptError:
+            yield Problem(paths.REDO, "is not the edit, committed and half applied, that state.bin refers to")
+    for name, (path, slot_bytes, key) in structure.slot_files().items():
+        yield from _size_problems(structure, name, path, slot_bytes, key)
+
+
+def is_metadata_expected(structure: Structure) -> bool:
+    """Whether `metadata.json` is what the record says, or what a growth has put there just before its record.
+
+    That comes first and may have been the last that a writer did: it has another capacity, and is otherwise the same.
+    """
+    state, manifest = structure.state, structure.manifest
+    if structure.metadata_hash == state.metadata_hash:
+        return True
+    if any(size_of(path) < manifest.capacity * size for path, size, _ in structure.slot_files().values()):
+        return False  # a growth makes room first: the capacity is not one that a writer has put there
+    if metadata_hash(manifest.to_bytes()) != structure.metadata_hash:
+        return False  # not as a writer writes it, byte for byte: fields that nobody reads count too
+    limits = {manifest.byte_capacity, None}
+    before = (
+        replace(manifest, capacity=capacity, fixed_capacity=fixed, byte_capacity=limit)
+        for capacity, fixed, limit in product({state.capacity, manifest.capacity}, (False, True), limits)
+    )
+    return any(metadata_hash(one.to_bytes()) == state.metadata_hash for one in before)
+
+
+def strings_problem(state: State, raw: bytes) -> str | None:
+    """Return what is wrong with the committed bytes of `strings.jsonl`, or None."""
+    if len(raw) < state.string_bytes:
+        return f"has {len(raw)} bytes, {state.string_bytes} are committed"
+    if strings_hash(raw) != state.strings_hash:
+        return f"its first {state.string_bytes} bytes do not match their checksum in {paths.STATE}"
+    try:
+        parse_strings(raw, state.strings)
+    except StorageDirCorruptError:
+        return f"does not hold the {state.strings} strings that are committed"
+    return None
+
+
+def _row_problems(structure: Structure) -> Iterator[Problem]:
+    """Rows that are whole and contradict the state, or the rows before them."""
+    state, rows, bad = structure.state, structure.rows, set(structure.bad_rows)
+    lost = (rows["flags"] & FLAG_LOST) != 0
+    stop, index, episode = 0, 0, -1
+    known = True
+    for row in range(len(rows)):
+        if row in bad or lost[row]:
+            known = False  # what the next one follows on may not be known
+        if row in bad:
+            continue
+        one = rows[row]
+        what = _row_problem(one, state, lost=bool(lost[row]))
+        if what is None and not lost[row]:
+            if known and one["start"] != stop and not (structure.manifest.ring and one["start"] == 0):
+                what = f"begins at slot {one['start']}, where the one before ended at {stop}"
+            elif one["episode_index"] <= episode or one["first_index"] < index:
+                what = f"has number {one['episode_index']} and index {one['first_index']}, lower than those before it"
+            stop, index = _stop(one), int(one["first_index"] + one["length"])
+            episode, known = int(one["episode_index"]), True
+        if what is not None:
+            yield Problem(paths.EPISODES, f"row {row} {what}", row, -1 if lost[row] else int(one["episode_index"]))
+
+
+def _row_problem(one: Any, state: State, *, lost: bool) -> str | None:
+    if one["start"] < 0 or one["length"] < (0 if lost else 1) or _stop(one) > state.frames:
+        return f"covers {one['length']} slots from {one['start']}, where {state.frames} are in use"
+    if int(one["flags"]) & ~(FLAG_INTEGER_WINDOWS | FLAG_LOST):
+        return f"has the flags {int(one['flags'])}, which are not known"
+    for name in ("task", "source"):
+        if not -1 <= one[name] < state.strings:
+            return f"names string {one[name]} as its {name}; there are {state.strings}"
+    return None
+
+
+def _size_problems(structure: Structure, name: str, path: Path, slot_bytes: int, key: str) -> Iterator[Problem]:
+    wanted = structure.state.capacity * slot_bytes
+    present = size_of(path)
+    if present >= wanted:
+        return
+    what = "is missing" if present < 0 else f"has {present:,} bytes; {structure.state.capacity} frames need {wanted:,}"
+    table, whole = structure.table, max(present, 0) // max(slot_bytes, 1)
+    hit = table.live[table.stops[table.live] > whole].tolist()
+    if not hit:
+        yield Problem(name, f"{what}; no frame is lost by it", key=key)
+    for row in hit:
+        yield Problem(name, f"{what}; frames are lost", row, int(table.rows["episode_index"][row]), key=key)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _guessed_episode(structure: Structure, row: int) -> int:
+    """Return the number of the episode whose row is spoiled: one after that before it."""
+    before = np.setdiff1d(np.arange(row), structure.bad_rows)
+    real = before[(structure.rows["flags"][before] & FLAG_LOST) == 0]
+    if not len(real):
+        return row
+    return row - int(before[-1]) + int(structure.rows["episode_index"][real[-1]])
+
+
+def _stop(row: Any) -> int:
+    return int(row["start"]) + int(row["length"])
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def read_or_nothing(path: Path, size: int = -1) -> bytes:
+    """Return the first `size` bytes of a small file, all of it where -1; nothing where it is missing."""
+    try:
+        with open(path, "rb") as file:
+            present = os.fstat(file.fileno()).st_size
+            return file.read(present if size < 0 else min(size, present))  # asked for more, it would take the memory
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,127 @@
+"""`roboreel.forecast` and `roboreel forecast`: what is said before is what is there after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import roboreel
+from roboreel.cli import main
+from roboreel.store.forecast import Forecast
+from tests.lerobot_folders import write_v2, write_v3
+from tests.recordings import CAMERA, HEIGHT, WIDTH, made, pictures, recording
+
+
+def sizes(root: Path) -> dict[str, int]:
+    """Bytes of each key in a dataset."""
+    found: dict[str, int] = {}
+    for path in root.rglob("*"):
+        parts = path.relative_to(root).parts
+        if path.is_file() and parts[0] in ("columns", "checksums", "images", "videos"):
+            key = path.stem if parts[0] in ("columns", "checksums") else parts[1]
+            found[key] = found.get(key, 0) + path.stat().st_size
+    return found
+
+
+def examples(**cameras: Any) -> dict[str, Any]:
+    return {key: np.asarray(value)[0] for key, value in recording(1).items()} | cameras
+
+
+@pytest.mark.parametrize("mode", ["memmap", "png", "video"])
+def test_it_says_what_a_recording_takes(tmp_path: Path, mode: str) -> None:
+    frames = 40
+    sample = {CAMERA: pictures(np.arange(16))}
+    found = roboreel.forecast(examples(**{CAMERA: sample[CAMERA][0]}), frames, sample=sample)
+    made(tmp_path / "dataset", [frames], camera=True, image_mode=mode, buffer_capacity=frames).close()
+    taken = sizes(tmp_path / "dataset")
+    assert set(found.keys) == set(taken)
+    for key, size in taken.items():
+        said = getattr(found.keys[key], mode)
+        if key == CAMERA and mode != "memmap":
+            assert found.keys[key].measured == 16
+            assert size - 2000 * (mode == "video") <= said * 1.25  # a video file has about 1 kB of its own
+            assert said <= size * 1.25
+        else:
+            assert said == size, key
+    assert found.owners == (tmp_path / "dataset" / "owners.bin").stat().st_size
+    assert found.total(mode) == found.owners + sum(getattr(key, mode) for key in found.keys.values())
+
+
+def test_without_a_sample_it_guesses_and_says_so() -> None:
+    found = roboreel.forecast({CAMERA: np.zeros((HEIGHT, WIDTH, 3), np.uint8)}, 1000)
+    assert found.keys[CAMERA].memmap == 1000 * (HEIGHT * WIDTH * 3 + 8)
+    assert found.keys[CAMERA].memmap > found.keys[CAMERA].png > found.keys[CAMERA].video > 0
+    assert any("guessed" in note and CAMERA in note for note in found.notes)
+    assert isinstance(found, Forecast)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (({}, 0), "frames=0; a positive number"),
+        (({CAMERA: np.zeros((4, 4), np.uint8)}, 5), "uint8 .height, width, channels., not uint8"),
+        (({"action": np.array("text")}, 5), "cannot be stored"),
+    ],
+)
+def test_what_cannot_be(arguments: Any, message: str) -> None:
+    with pytest.raises(roboreel.InvalidArgumentError, match=message):
+        roboreel.forecast(*arguments)
+
+
+def test_samples_that_do_not_fit_the_keys() -> None:
+    keys: dict[str, Any] = {CAMERA: np.zeros((HEIGHT, WIDTH, 3), np.uint8), "action": np.zeros(2)}
+    with pytest.raises(ValueError, match=r"\['action'\], which are no cameras"):
+        roboreel.forecast(keys, 5, sample={"action": np.zeros((3, 2), np.uint8)})
+    with pytest.raises(ValueError, match=r"uint8 of shape \(3, 8, 8, 3\)"):
+        roboreel.forecast(keys, 5, sample={CAMERA: np.zeros((3, 8, 8, 3), np.uint8)})
+
+
+# The command
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    main(["forecast", *map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("mode", ["memmap", "png", "video"])
+def test_the_command_measures_on_a_dataset_however_it_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    made(tmp_path / "dataset", [30, 20], camera=True, image_mode=mode, task="push").close()
+    before = sorted(tmp_path.rglob("*"))
+    found = told(capsys, tmp_path / "dataset", "--frames", 1000)
+    assert found["keys"]["action"] == dict.fromkeys(("memmap", "png", "video"), 12_000)
+    assert found["measured_frames"] == {CAMERA: 48}
+    assert found["keys"][CAMERA]["memmap"] == 1000 * (HEIGHT * WIDTH * 3 + 8)
+    assert found["total"]["memmap"] == found["owners"] + sum(key["memmap"] for key in found["keys"].values())
+    assert found["free_bytes"] > 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("write", "camera"), [(write_v2, "image"), (write_v3, "video"), (write_v3, None)])
+def test_the_command_takes_a_lerobot_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Any, camera: str | None
+) -> None:
+    folder = write(tmp_path / "folder", camera=camera)
+    before = sorted(folder.rglob("*"))
+    found = told(capsys, folder, "--frames", 10)
+    assert list(found["measured_frames"].values()) == ([15] if camera else [])
+    assert found["keys"]["next.done"]["png"] == 90
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_what_it_prints_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path / "dataset", [30], camera=True).close()
+    main(["forecast", str(tmp_path / "dataset"), "--frames", "1000000"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("1,000,000 frames, ")
+    assert ["action", "12.0", "MB", "12.0", "MB", "12.0", "MB"] in [line.split() for line in printed.splitlines()]
+    assert f"{CAMERA}: png and video measured on 30 frames" in printed
+    with pytest.raises(SystemExit):
+        main(["forecast", str(tmp_path), "--frames", "10"])
+    assert "meta/info.json" in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""`make torture` in short: writers are killed at random instants in all image modes, and nothing else is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scripts import torture
+
+from roboreel import LeRobotDatasetV2
+from tests.recordings import recording
+
+
+@pytest.mark.parametrize(
+    ("setup", "kills"), [(("memmap", 30), 24), (("memmap", None), 8), (("png", 30), 14), (("video", 30), 4)]
+)
+def test_a_killed_writer_loses_at_most_what_it_was_replacing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setup: tuple[str, int | None], kills: int
+) -> None:
+    monkeypatch.setattr(torture, "SETUPS", [setup])
+    figures = torture.run(torture.Args(kills=kills, seed=7), tmp_path)
+    assert figures.kills == kills
+    assert figures.operations > kills // 2
+    assert figures.lost == 0
+
+
+def test_the_judge_sees_a_frame_that_is_missing_one_too_many_and_one_that_is_wrong(tmp_path: Path) -> None:
+    """The comparison can fail: what it is given is true of another history."""
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, image_mode="memmap")
+    dataset.add_episodes(recording(3, camera=True, task="push"))
+    dataset.close()
+    frames = {number: [0, number * 0.5] for number in range(3)}
+    assert torture.judge(tmp_path / "dataset", torture.Told(dict(frames)), ring=False) == (frames, 0)
+    for lie in ({**frames, 3: [1, 1.5]}, {0: frames[0], 1: frames[1]}, {**frames, 2: [0, -1.0]}):
+        with pytest.raises(AssertionError, match="expected"):
+            torture.judge(tmp_path / "dataset", torture.Told(lie), ring=False)

@@ -1,0 +1,188 @@
+"""`repair` saves what it can, drops what it cannot, says so, and changes no byte of a good episode."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import roboreel
+from roboreel import LeRobotDatasetV2, StorageDirCorruptError
+from roboreel.cli.main import main
+from roboreel.format import paths
+from roboreel.store import Store, repair, verify
+from tests.damage import LENGTHS, MODES, dataset, depended, episodes, flip
+from tests.recordings import recording
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    return {mode: dataset(folder / mode, mode) for mode in MODES}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+def repaired(root: Path) -> tuple[list[str], set[int]]:
+    """Repair, check that all is well after it, and return the lines and the episodes that were dropped."""
+    source = root.parent / "source"
+    before = episodes(source)
+    result = repair(root)
+    assert result.remaining == []
+    assert verify(root).problems == []
+    after = episodes(root)
+    for episode, parts in after.items():
+        assert parts == before[episode], result.done
+    dataset = LeRobotDatasetV2(root, readonly=True)
+    assert len(dataset) == sum(LENGTHS)
+    assert set(dataset.get_unique_episode_indices().tolist()) == set(after)
+    return result.done, set(before) - set(after)
+
+
+@pytest.fixture
+def root(whole: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A copy that may be spoiled, of the image mode that the test names, else of raw pixels."""
+    source = whole[getattr(request, "param", "memmap")]
+    shutil.copytree(source, tmp_path / "source")
+    return shutil.copytree(source, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("root", MODES, indirect=True)
+def test_after_random_damage_all_other_episodes_are_identical(root: Path) -> None:
+    source = root.parent / "source"
+    random = np.random.default_rng(2)
+    for path, offsets in depended(source).items():
+        if path.suffix == ".png" and random.random() < 0.8:
+            continue  # they are all alike
+        name = path.relative_to(source)
+        several = name.name not in (paths.METADATA, paths.STRINGS)  # of those a single bit can be put right, no more
+        shutil.rmtree(root)
+        shutil.copytree(source, root)
+        flip(root / name, int(random.choice(offsets)), int(random.integers(1, 256)) if several else 4)
+        assert verify(root).problems
+        done, dropped = repaired(root)
+        assert done
+        assert len(dropped) <= 1
+        assert dropped == {int(one) for line in done for one in re.findall(r"^episode (\d): dropped", line)} or (
+            name.name == paths.EPISODES
+        )
+        if name.parts[0] == paths.OWNERS or name.name in ("index.bin", "frame_index.bin", "episode_index.bin"):
+            assert not dropped
+
+
+@pytest.mark.parametrize("root", MODES, indirect=True)
+def test_files_cut_short_or_gone(root: Path) -> None:
+    source = root.parent / "source"
+    for path in depended(source):
+        name = path.relative_to(source)
+        if name.name in (paths.METADATA, paths.STRINGS) or (path.suffix == ".png" and name.name != "000001.png"):
+            continue
+        raw = path.read_bytes()
+        for kept in (-1, len(raw) // 2):
+            shutil.rmtree(root)
+            shutil.copytree(source, root)
+            if kept < 0:
+                (root / name).unlink()
+            else:
+                (root / name).write_bytes(raw[:kept])
+            if name.name == paths.EPISODES and kept < 0:
+                assert repair(root).remaining == []
+                continue
+            done, dropped = repaired(root)
+            assert done
+            if name.parts[0] == paths.CHECKSUMS or name.name == paths.OWNERS:
+                assert not dropped
+            if name.parts[0] in (paths.IMAGES, paths.VIDEOS) and path.suffix != ".frames":
+                assert len(dropped) == 1
+
+
+def test_a_good_dataset_is_left_alone(root: Path) -> None:
+    assert repair(root).done == []
+    assert episodes(root) == episodes(root.parent / "source")
+
+
+def test_several_spoiled_rows_drop_their_episodes_and_later_ones_stay(root: Path) -> None:
+    for row in (1, 2):
+        flip(root / paths.EPISODES, row * 128 + 20, 0xFF)
+    done, dropped = repaired(root)
+    assert dropped == {1, 2}
+    assert [line for line in done if "row" in line] == [
+        "episodes.bin: row 1 cannot be read: its episode, of 3 frames, is dropped",
+        "episodes.bin: row 2 cannot be read: its episode, of 5 frames, is dropped",
+    ]
+    assert (root / "episodes.bin.bak").exists()
+
+
+def test_a_dropped_episode_leaves_a_dataset_that_goes_on(root: Path) -> None:
+    flip(root / "columns" / "action.bin", 5 * 4, 1)
+    done, dropped = repaired(root)
+    assert dropped == {1}
+    assert done == [
+        "episode 1: dropped, 3 frames. columns/action.bin: episode 1: frame 1: "
+        "not matching the checksum in checksums/action.bin"
+    ]
+    with LeRobotDatasetV2(root) as dataset:
+        dataset.add_episodes(recording(4, 50, camera=True, task="again"))
+        assert sorted(dataset.get_unique_episode_indices().tolist()) == [2, 3, 4, 5]
+    assert verify(root).problems == []
+
+
+def test_no_record_whole(root: Path) -> None:
+    (root / paths.STATE).write_bytes(b"\1" * 12288)
+    done, dropped = repaired(root)
+    assert not dropped
+    assert done[0] == "state.bin: no record was whole; made anew from episodes.bin: 5 episodes"
+
+
+def test_strings_that_are_lost_are_named_so(root: Path) -> None:
+    raw = (root / paths.STRINGS).read_bytes()
+    (root / paths.STRINGS).write_bytes(raw[:-4])
+    result = repair(root)
+    assert result.remaining == []
+    store = Store.open(root)
+    assert store.strings == ["task 0", "task 1", "lost string 2"]
+    store.close()
+    assert (root / "strings.jsonl.bak").read_bytes() == raw[:-4]
+
+
+def test_metadata_that_frames_contradict_is_refused_and_nothing_changed(root: Path) -> None:
+    path = root / paths.METADATA
+    path.write_text(path.read_text().replace('"<f4"', '"<i4"').replace('"fps": 10', '"fps": 77'))
+    path.write_text(path.read_text().replace("[\n    2\n   ]", "[\n    1\n   ]"))
+    before = {one: one.read_bytes() for one in root.rglob("*") if one.is_file() and one.name != paths.LOCK_OWNER}
+    with pytest.raises(StorageDirCorruptError, match=r"metadata\.json is damaged and what it said cannot be found out"):
+        repair(root)
+    assert all(one.read_bytes() == raw for one, raw in before.items())
+    path.write_bytes((root.parent / "source" / paths.METADATA).read_bytes())
+    assert episodes(root) == episodes(root.parent / "source")
+
+
+def test_leftovers_are_removed_and_foreign_files_are_not(root: Path) -> None:
+    (root / "mine.txt").write_text("keep")
+    (root / "metadata.json.tmp").write_bytes(b"old")
+    assert repair(root).done == ["metadata.json.tmp: removed, nothing refers to it"]
+    assert (root / "mine.txt").exists()
+
+
+def test_a_writer_is_not_disturbed(root: Path) -> None:
+    with LeRobotDatasetV2(root) as dataset:
+        dataset.add_episodes(recording(1, 90, camera=True, task="x"))
+        with pytest.raises(roboreel.DatasetLockedError):
+            repair(root)
+
+
+def test_the_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(root / paths.OWNERS, 40, 3)
+    main(["repair", str(root)])
+    assert capsys.readouterr().out == f"owners.bin: episode 1: 1 slots put right\n{root}: repaired\n"
+    main(["repair", str(root)])
+    assert capsys.readouterr().out == f"{root}: nothing was wrong\n"
+    with pytest.raises(SystemExit) as code:
+        main(["repair", str(root.parent / "nothing")])
+    assert code.value.code == 1

@@ -1,0 +1,363 @@
+"""Everything that can happen to a dataset, in any order, against a list of dicts: a slot holds a frame or nothing.
+
+Frames know what they hold, so that a mix-up shows. A crash is a file effect from which on nothing works any more, not
+even undoing; then the objects are dropped without being closed, as a kill drops them.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import roboreel
+from roboreel import LeRobotDatasetV2
+from roboreel.format.files import observed
+from roboreel.format.records import State
+from roboreel.store.store import Store
+
+FPS = 16  # with timestamps that are multiples of 1/64 s: all sums below are exact
+TOLERANCE_S = 1 / FPS - 1e-4
+OFFSETS = [-3, -1, 0, 1, 2]
+DELTAS = {"value": [offset / FPS for offset in OFFSETS]}
+
+Frame = dict[str, Any]
+Slots = list[Frame | None]
+
+LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+STEPS = st.sampled_from([4, 4, 4, 4, 4, 0, 2, 5, 13])
+"""From one frame to the next, in 64ths of a second; 4 is regular."""
+
+
+class KilledError(BaseException):
+    """What no error handling of the library may mistake for a failure that it can mend."""
+
+
+class Killing:
+    """Lets `after` file effects happen, and none after them."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, _kind: str, _path: Path) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise KilledError
+
+
+class Model:
+    """What must be stored."""
+
+    def __init__(self, capacity: int | None, ring: bool) -> None:
+        self.capacity, self.ring = capacity, ring
+        self.slots: Slots = []
+        self.next_slot = self.frames = self.episodes = 0
+
+    def place(self, length: int) -> int | None:
+        """The slot where an episode of so many frames begins; None where it does not fit."""
+        if self.capacity is None or self.next_slot + length <= self.capacity:
+            return self.next_slot
+        return 0 if self.ring and length <= self.capacity else None
+
+    def add(self, times: list[float]) -> None:
+        start = self.place(len(times))
+        assert start is not None
+        for k, time in enumerate(times):
+            frame = {
+                "index": self.frames + k,
+                "episode_index": self.episodes,
+                "frame_index": k,
+                "timestamp": time,
+                "value": [self.frames + k, -(self.frames + k)],
+                "regular": all(abs(t * FPS - i) < 0.5 for i, t in enumerate(times)),
+            }
+            self.slots[start + k : start + k + 1] = [frame]
+        self.next_slot, self.frames, self.episodes = start + len(times), self.frames + len(times), self.episodes + 1
+
+    def lose(self, start: int, stop: int) -> None:
+        for slot in range(start, min(stop, len(self.slots))):
+            self.slots[slot] = None
+
+    def surviving(self, slot: int) -> Frame | None:
+        """The frame of a slot or, where that is lost, of the nearest; the earlier of two."""
+        order = sorted(range(len(self.slots)), key=lambda other: (abs(other - slot), other))
+        return next((frame for other in order if (frame := self.slots[other]) is not None), None)
+
+    def episode(self, number: int) -> list[Frame]:
+        return [frame for frame in self.slots if frame is not None and frame["episode_index"] == number]
+
+    def window(self, frame: Frame) -> tuple[list[Any], list[bool]]:
+        """Values and padding around a frame, from what survives of its episode."""
+        mine = self.episode(frame["episode_index"])
+        chosen = [self._nearest(mine, frame, offset) for offset in OFFSETS]
+        return [found["value"] for found, _ in chosen], [is_pad for _, is_pad in chosen]
+
+    @staticmethod
+    def _nearest(mine: list[Frame], frame: Frame, offset: int) -> tuple[Frame, bool]:
+        if offset == 0:
+            return frame, False
+        if frame["regular"]:
+            wanted = frame["frame_index"] + offset
+            found = min(mine, key=lambda other: abs(other["frame_index"] - wanted))
+            return found, found["frame_index"] != wanted
+        time = frame["timestamp"] + offset / FPS
+        found = min(mine, key=lambda other: (abs(other["timestamp"] - time), other["timestamp"], other["frame_index"]))
+        outside = not mine[0]["timestamp"] <= time <= mine[-1]["timestamp"]
+        return found, outside and abs(found["timestamp"] - time) > TOLERANCE_S
+
+
+def recorded(model: Model, episodes: list[list[float]]) -> dict[str, Any]:
+    """What `add_episodes` is given for episodes at these times, the first of them the model's next."""
+    count = sum(map(len, episodes))
+    numbers = np.arange(model.frames, model.frames + count)
+    return {
+        "value": np.stack([numbers, -numbers], axis=1).astype(np.float64),
+        "timestamp": np.concatenate([np.array(times) for times in episodes]),
+        "episode_index": np.repeat(np.arange(len(episodes)), [len(times) for times in episodes]),
+    }
+
+
+def check(dataset: LeRobotDatasetV2, model: Model) -> None:
+    """Compare all that can be read with the model."""
+    assert len(dataset) == len(model.slots)
+    numbers = sorted({frame["episode_index"] for frame in model.slots if frame is not None})
+    assert dataset.get_unique_episode_indices().tolist() == numbers
+    if not numbers:  # everything was being replaced when the writer died
+        with pytest.raises(roboreel.StorageDirCorruptError, match="no frame survives"):
+            dataset.get_batch([0])
+        return
+    frames = [model.surviving(slot) for slot in range(len(model.slots))]
+    batch = dataset.get_batch(range(len(dataset)))
+    for key in ("index", "episode_index", "frame_index", "timestamp"):
+        assert batch[key].tolist() == [frame[key] for frame in frames if frame is not None], key
+        assert dataset.get_data_by_key(key).tolist() == batch[key].tolist()
+    windows = [model.window(frame) for frame in frames if frame is not None]
+    assert batch["value"].tolist() == [values for values, _ in windows]
+    assert batch["value_is_pad"].tolist() == [is_pad for _, is_pad in windows]
+    for number in numbers:
+        episode = dataset.get_episode(number)
+        for key in ("index", "frame_index", "timestamp", "value"):
+            assert episode[key].tolist() == [frame[key] for frame in model.episode(number)], (number, key)
+    ranges = dataset.episode_data_index
+    held = [i for a, b in zip(ranges["from"].tolist(), ranges["to"].tolist(), strict=True) for i in range(a, b)]
+    assert sorted(held) == [slot for slot, frame in enumerate(model.slots) if frame is not None]
+
+
+class DatasetMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.root = self.folder / "dataset"
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    @initialize(capacity=st.sampled_from([None, 4, 7, 12, 12]), ring=st.booleans(), first=st.integers(1, 4))
+    def begin(self, capacity: int | None, ring: bool, first: int) -> None:
+        self.model = Model(capacity, ring and capacity is not None)
+        self.dataset = self.opened(fps=FPS, buffer_capacity=capacity, use_as_fifo_buffer=self.model.ring)
+        self.add_now([[k / FPS for k in range(first)]])
+        self.reader = self.opened(readonly=True)
+
+    def opened(self, **options: Any) -> LeRobotDatasetV2:
+        dataset = LeRobotDatasetV2(self.root, **options)
+        dataset.set_delta_timestamps(DELTAS, on_hole="nearest")
+        return dataset
+
+    # What a user does
+
+    def add_now(self, episodes: list[list[float]], no_flush: bool = True) -> None:
+        fits = self.model_after(episodes)
+        data = recorded(self.model, episodes)
+        if len(fits) == len(episodes) + 1:
+            self.dataset.add_episodes(data, no_flush)
+        else:
+            with pytest.raises(roboreel.CapacityError, match="buffer_capacity"):
+                self.dataset.add_episodes(data, no_flush)
+        self.model = fits[-1]
+
+    def model_after(self, episodes: list[list[float]]) -> list[Model]:
+        """The models after none, one, two … of the episodes; as far as they fit."""
+        found = [self.model]
+        for times in episodes:
+            if found[-1].place(len(times)) is None:
+                break
+            found.append(copy.deepcopy(found[-1]))
+            found[-1].add(times)
+        return found
+
+    @rule(lengths=LENGTHS, no_flush=st.booleans())
+    def add(self, lengths: list[int], no_flush: bool) -> None:
+        self.add_now([[k / FPS for k in range(length)] for length in lengths], no_flush)
+
+    @rule(steps=st.lists(STEPS, max_size=5), start=st.integers(0, 20))
+    def add_irregular(self, steps: list[int], start: int) -> None:
+        self.add_now([(np.cumsum([start, *steps]) / 64).tolist()])
+
+    @precondition(lambda self: self.model.ring)
+    @rule()
+    def overwrite_all(self) -> None:
+        assert self.model.capacity is not None
+        self.add_now([[k / FPS for k in range(self.model.capacity)]])
+
+    @rule(closed=st.booleans())
+    def reopen(self, closed: bool) -> None:
+        if closed:
+            self.dataset.close()
+        else:
+            self.drop()
+        self.dataset = self.opened()
+
+    @rule()
+    def reopen_reader(self) -> None:
+        self.reader = self.opened(readonly=True)
+
+    @precondition(lambda self: self.model.capacity is not None)
+    @rule(more=st.integers(0, 6))
+    def grow(self, more: int) -> None:
+        assert self.model.capacity is not None
+        self.dataset.close()
+        self.model.capacity += more
+        self.dataset = self.opened(buffer_capacity=self.model.capacity)
+
+    @rule()
+    def flush(self) -> None:
+        self.dataset.flush()
+
+    @rule(data=st.data())
+    def edit(self, data: st.DataObject) -> None:
+        slots, value = self.drawn_edit(data)
+        with self.dataset.edit("value") as array:
+            array[slots] = value
+        self.model = self.model_edited(slots, value)
+
+    def drawn_edit(self, data: st.DataObject) -> tuple[list[int], list[float]]:
+        held = [slot for slot, frame in enumerate(self.model.slots) if frame is not None]
+        slots = data.draw(st.lists(st.sampled_from(held), unique=True, max_size=6)) if held else []
+        return slots, [data.draw(st.integers(-99, 99)) + 0.5, 0.25]
+
+    def model_edited(self, slots: list[int], value: list[float]) -> Model:
+        edited = copy.deepcopy(self.model)
+        for slot in slots:
+            frame = edited.slots[slot]
+            assert frame is not None
+            frame["value"] = value
+        return edited
+
+    # What befalls him
+
+    @rule(lengths=LENGTHS, after=st.integers(0, 40), no_flush=st.booleans())
+    def crash_while_adding(self, lengths: list[int], after: int, no_flush: bool) -> None:
+        episodes = [[k / FPS for k in range(length)] for length in lengths]
+        models = self.model_after(episodes)
+        data = recorded(self.model, episodes)
+        try:
+            with observed(Killing(after)):
+                self.dataset.add_episodes(data, no_flush)
+        except (KilledError, roboreel.CapacityError):
+            pass
+        self.crash()
+        done = next(model for model in models if model.episodes == self.state().next_episode_index)
+        at = models.index(done)
+        if at + 1 < len(models):  # the next one may have been under way
+            length = len(episodes[at])
+            start = done.place(length)
+            assert start is not None
+            replaced = range(start, min(start + length, len(done.slots)))
+            for slot in set(replaced) - self.held_slots():
+                done.slots[slot] = None
+        self.model = done
+
+    @rule(data=st.data(), after=st.integers(0, 40))
+    def crash_while_editing(self, data: st.DataObject, after: int) -> None:
+        slots, value = self.drawn_edit(data)
+        try:
+            with observed(Killing(after)), self.dataset.edit("value") as array:
+                array[slots] = value
+        except KilledError:
+            pass
+        self.crash()
+        edited = self.model_edited(slots, value)
+        if slots and self.reader.get_batch([slots[0]])["value"][0, OFFSETS.index(0)].tolist() == value:
+            self.model = edited  # that no other slot has the old value shows when everything is compared
+
+    @precondition(lambda self: self.model.capacity is not None)
+    @rule(more=st.integers(1, 6), after=st.integers(0, 40))
+    def crash_while_growing(self, more: int, after: int) -> None:
+        assert self.model.capacity is not None
+        self.dataset.close()
+        try:
+            with observed(Killing(after)):
+                self.dataset = self.opened(buffer_capacity=self.model.capacity + more)
+        except KilledError:
+            self.dataset = self.opened()
+        self.crash()
+        with self.dataset.edit("value"):  # who takes the lock ends what was half done
+            pass
+        capacity = self.state().capacity
+        assert capacity in (self.model.capacity, self.model.capacity + more)
+        self.model.capacity = capacity
+
+    @rule(after=st.integers(0, 12), closing=st.booleans())
+    def crash_while_flushing(self, after: int, closing: bool) -> None:
+        try:
+            with observed(Killing(after)):
+                if closing:
+                    self.dataset.close()
+                else:
+                    self.dataset.flush()
+        except KilledError:
+            pass
+        self.crash()
+
+    def crash(self) -> None:
+        self.drop()
+        self.dataset = self.opened()
+
+    def drop(self) -> None:
+        """Let go of the objects without closing them: the lock and the files go, nothing is written."""
+        self.dataset._opening._writer = None
+        del self.dataset
+        gc.collect()
+
+    def state(self) -> State:
+        """What is committed; the newest episode may be one of those that can no longer be seen."""
+        return Store.open(self.root).state
+
+    def held_slots(self) -> set[int]:
+        ranges = self.dataset.episode_data_index
+        return {i for a, b in zip(ranges["from"].tolist(), ranges["to"].tolist(), strict=True) for i in range(a, b)}
+
+    # Rules for snapshots (a copy equals the model at its moment, and the dataset goes on) and for `verify` (finds
+    # nothing, ever) belong here.
+
+    # What holds after each step
+
+    @invariant()
+    def everybody_sees_what_is_stored(self) -> None:
+        if not hasattr(self, "reader"):
+            return
+        check(self.dataset, self.model)
+        check(self.reader, self.model)
+        LeRobotDatasetV2.check_storage_dir_integrity(self.root)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+TestDataset = pytest.mark.usefixtures("_no_waiting_for_the_disk")(DatasetMachine.TestCase)
+TestDataset.settings = settings(
+    max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+)
