@@ -46,7 +46,8 @@ def pictures(episode: Array, frame: Array, mode: Mode) -> Array:
     pixel = np.arange(height * width * 3, dtype=np.uint64) * np.uint64(0x9E3779B1)
     flat = ((token[:, None] + pixel) >> np.uint64(13)).astype(np.uint8)
     flat[:, :2] = frame[:, None] >> np.array([0, 8])  # what to compare the rest with
-    return flat.reshape(-1, height, width, 3)
+    images: Array = flat.reshape(-1, height, width, 3)
+    return images
 
 
 def spelling(episode: Array, frame: Array) -> Array:

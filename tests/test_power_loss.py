@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roboreel import LeRobotDatasetV2
+from roboreel import LeRobotDatasetV2, StorageError
 from roboreel.format import lock
-from roboreel.format.files import Effect, recorded
+from roboreel.format.files import Effect, observed, recorded
 from tests.power import Disk
 from tests.recordings import CAMERA, VIDEO_ERROR, pictures, recording
+from tests.test_durability import Failing
 
 Frames = dict[int, tuple[int, float]]
 """Frame number → its episode, and its action as edited."""
@@ -251,3 +253,34 @@ def test_what_was_flushed_survives_a_power_cut(
 @pytest.mark.parametrize("capacity", [None, 17])
 def test_videos_survive_a_power_cut_as_well(tmp_path: Path, boots: Boots, capacity: int | None) -> None:
     assert cut_often(tmp_path, boots, "video", capacity, 0, steps=3, cuts=2) >= 3
+
+
+def test_power_is_cut_after_a_writer_has_died_in_an_edit(tmp_path: Path, boots: Boots) -> None:
+    """The file of the edit stays until no record needs it, that of the disk included."""
+    died = True
+    at = 0
+    while died:
+        base = tmp_path / f"disk {at}"
+        base.mkdir()
+        history = History(base / "new" / "dataset", "memmap", None, np.random.default_rng(at))
+        disk = Disk(base)
+        with recorded(disk):
+            history.number = 1  # 0 has no sign to change
+            history._add(flush=True)
+            old = history._now()
+            failing = Failing(at, for_good=True)
+            with observed(failing), contextlib.suppress(StorageError):
+                history._edit()
+            died = failing.seen > at
+            edited = history._now()
+            history.dataset = LeRobotDatasetV2(history.root)
+            history._add(flush=False)
+        boots.number += 1
+        for seed in range(4):
+            disk.cut(seed, tmp_path / f"cut {at} {seed}")
+            root = tmp_path / f"cut {at} {seed}" / "new" / "dataset"
+            look(root, [old, edited], None, np.random.default_rng(seed))
+        boots.number -= 1
+        history.dataset.close()
+        at += 1
+    assert at > 15

@@ -43,6 +43,9 @@ class StateFile:
             later = max(durable.seq, seq) + 1  # of two records of one generation the later counts
             self.put_durable(replace(durable, seq=later, at_risk_start=durable.next_slot, at_risk_length=length))
 
+    def sync(self) -> None:
+        self._file.sync()
+
     def _read(self, offset: int) -> State | None:
         return State.from_bytes(self._file.read_at(offset, STATE_RECORD_BYTES))
 

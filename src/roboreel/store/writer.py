@@ -235,6 +235,7 @@ class Writer:
 
     def _recover(self) -> None:
         """Finish the edit and give up the frames of which a writer died, or power was lost; the rest is as it was."""
+        self._records.sync()  # who died may have written a durable record that is none yet
         durable = self._records.durable()
         if durable.generation != self.store.state.generation:
             self._media.take_for_unsynced(durable.rows)
