@@ -359,5 +359,5 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TestDataset = pytest.mark.usefixtures("_no_waiting_for_the_disk")(DatasetMachine.TestCase)
 TestDataset.settings = settings(
-    max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
