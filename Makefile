@@ -22,7 +22,7 @@ help: ## show this
 	@echo '  PYTHON=python3.12   the interpreter for a new .venv (make clean first, if there is one)'
 	@echo '  PIP_ARGS=...        for pip; torch without CUDA, on Linux:'
 	@echo '                      PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
-	@echo '  PYTEST_ARGS=...     for pytest, e.g. PYTEST_ARGS="-k ring -x"'
+	@echo '  PYTEST_ARGS=...     for pytest, e.g. PYTEST_ARGS="-k ring -x -n 0"; it runs a test a core'
 	@echo '  TRAIN_ARGS=...      for examples/train_pusht.py'
 	@echo '  TORTURE_ARGS=...    e.g. TORTURE_ARGS="--kills 500 --seed 7"; WINDOWS_ARGS=... e.g. "--mode png --start spawn"'
 
@@ -32,7 +32,7 @@ train: $(STAMP) ## import the sample, train a policy on it, evaluate it
 	$(VENV)/bin/python examples/train_pusht.py $(TRAIN_ARGS)
 
 test: lint ## lint, types and tests
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n logical --dist worksteal $(PYTEST_ARGS)
 
 torture: $(STAMP) ## kill writers 2,000 times and compare what is left; some 10 minutes
 	$(VENV)/bin/python -m scripts.torture $(TORTURE_ARGS)
