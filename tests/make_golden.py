@@ -19,12 +19,12 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.encode import EncodeOptions, encode_video
+from roboreel.columns.encode import encode_video
 from roboreel.columns.frames import ArrayFrames, VideoFrames
 from roboreel.format import paths
 from roboreel.format.manifest import Manifest
 from roboreel.format.records import DURABLE_OFFSETS, LIVE_OFFSET, STATE_RECORD_BYTES, State
-from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
 from roboreel.store import Episode, Writer, infer_keys
 from roboreel.store.records import newest
 
@@ -73,7 +73,7 @@ def grey_levels() -> NDArray[np.uint8]:
 
 def encode_clip(path: Path) -> None:
     frames = np.broadcast_to(grey_levels()[:, None, None, None], (sum(LENGTHS), *CLIP_SHAPE))
-    encode_video(path, [np.ascontiguousarray(frames)], fps=FPS, options=EncodeOptions(preset="10"))
+    encode_video(path, [np.ascontiguousarray(frames)], fps=FPS, options=VideoOptions(preset="10"))
 
 
 def episode(number: int, clip: Path) -> Episode:

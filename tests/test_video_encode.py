@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from roboreel.columns.decode import decode_range
-from roboreel.columns.encode import EncodeOptions, encode_video
+from roboreel.columns.encode import encode_video
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import InvalidArgumentError, StorageError
+from roboreel.schema import VideoOptions
 from tests.video_files import painted_frames, read_numbers
 
 
@@ -23,11 +24,11 @@ def decoded(path: Path, n: int) -> NDArray[np.uint8]:
 
 
 OPTIONS = {
-    "default": EncodeOptions(),
-    "av1-gop30": EncodeOptions(gop=30, crf=40, preset="10"),
-    "h264": EncodeOptions(codec="h264"),
-    "h264-gop250": EncodeOptions(codec="h264", gop=250, preset="veryfast"),
-    "h264-yuv444p": EncodeOptions(codec="h264", pix_fmt="yuv444p", gop=1),
+    "default": VideoOptions(),
+    "av1-gop30": VideoOptions(gop=30, crf=40, preset="10"),
+    "h264": VideoOptions(codec="h264"),
+    "h264-gop250": VideoOptions(codec="h264", gop=250, preset="veryfast"),
+    "h264-yuv444p": VideoOptions(codec="h264", pix_fmt="yuv444p", gop=1),
 }
 
 
@@ -51,14 +52,14 @@ def test_default_is_what_lerobot_writes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fps", [1, 5, 29.97, 30000 / 1001, 50.0, 120, 0.5, 12.5])
 def test_frame_k_is_at_k_over_fps(tmp_path: Path, fps: float) -> None:
-    table = encode_video(tmp_path / "a.mp4", [painted_frames(range(9))], fps=fps, options=EncodeOptions(codec="h264"))
+    table = encode_video(tmp_path / "a.mp4", [painted_frames(range(9))], fps=fps, options=VideoOptions(codec="h264"))
     np.testing.assert_allclose(table.times, np.arange(9) / fps, rtol=1e-5)
     assert table.nearest_all(np.arange(9) / fps).tolist() == list(range(9))
 
 
 @pytest.mark.parametrize(("height", "width"), [(65, 97), (84, 84), (64, 161)])
-@pytest.mark.parametrize("options", [EncodeOptions(), EncodeOptions(codec="h264", pix_fmt="yuv444p")])
-def test_any_size(tmp_path: Path, height: int, width: int, options: EncodeOptions) -> None:
+@pytest.mark.parametrize("options", [VideoOptions(), VideoOptions(codec="h264", pix_fmt="yuv444p")])
+def test_any_size(tmp_path: Path, height: int, width: int, options: VideoOptions) -> None:
     frames = painted_frames(range(5), height, width)
     assert encode_video(tmp_path / "a.mp4", [frames], fps=10, options=options).shape == (height, width, 3)
     assert read_numbers(decoded(tmp_path / "a.mp4", 5)) == list(range(5))
@@ -78,7 +79,7 @@ def test_any_size(tmp_path: Path, height: int, width: int, options: EncodeOption
 )
 def test_refused_frames_leave_no_file(tmp_path: Path, blocks: list[Any], says: str) -> None:
     with pytest.raises(InvalidArgumentError, match=says):
-        encode_video(tmp_path / "a.mp4", blocks, fps=10, options=EncodeOptions(codec="h264"))
+        encode_video(tmp_path / "a.mp4", blocks, fps=10, options=VideoOptions(codec="h264"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,13 +88,13 @@ def test_refused_frames_leave_no_file(tmp_path: Path, blocks: list[Any], says: s
     [
         ({"codec": "vp9"}, "video codec 'vp9' is none of"),
         ({"pix_fmt": "yuv444p"}, r"'yuv444p' cannot be written as av1; these can: \('yuv420p',\)"),
-        ({"gop": 0}, "gop=0 must be at least 1"),
-        ({"codec": "h264", "crf": 60}, "crf=60 from 0 to 51"),
+        ({"gop": 0}, "gop=0 must be a whole number from 1 to 65536"),
+        ({"codec": "h264", "crf": 60}, "crf=60 one from 0 to 51"),
     ],
 )
 def test_refused_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidArgumentError, match=says):
-        EncodeOptions(**options)
+        VideoOptions(**options)
 
 
 def test_where_no_file_can_be(tmp_path: Path) -> None:
@@ -103,10 +104,10 @@ def test_where_no_file_can_be(tmp_path: Path) -> None:
 
 def test_encoders_say_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, numpy as np; from roboreel.columns.encode import *\n"
-        "for codec in ('av1', 'h264'):\n"
+        "import sys, numpy as np; from roboreel import VideoOptions; from roboreel.columns.encode import encode_video\n"
+        "for codec in ('av1', 'h264', 'hevc'):\n"
         "    frames = np.zeros((5, 64, 96, 3), np.uint8)\n"
-        "    encode_video(sys.argv[1] + codec, [frames], fps=10, options=EncodeOptions(codec=codec))\n"
+        "    encode_video(sys.argv[1] + codec, [frames], fps=10, options=VideoOptions(codec=codec))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "a.mp4")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -12,7 +12,7 @@ from roboreel.errors import *  # noqa: F403 - the errors are the public face, al
 if TYPE_CHECKING:
     from roboreel.dataset import LeRobotDatasetV2
     from roboreel.sampling import compute_sampler_weights
-    from roboreel.schema import LeRobotDatasetV2ImageMode
+    from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
     from roboreel.store.forecast import forecast
 
 try:
@@ -23,11 +23,19 @@ except PackageNotFoundError:  # run from a checkout that was not installed
 _LAZY = {
     "LeRobotDatasetV2": "roboreel.dataset",
     "LeRobotDatasetV2ImageMode": "roboreel.schema",
+    "VideoOptions": "roboreel.schema",
     "compute_sampler_weights": "roboreel.sampling",
     "forecast": "roboreel.store.forecast",
 }
 
-__all__ = ["LeRobotDatasetV2", "LeRobotDatasetV2ImageMode", "__version__", "compute_sampler_weights", "forecast"]
+__all__ = [
+    "LeRobotDatasetV2",
+    "LeRobotDatasetV2ImageMode",
+    "VideoOptions",
+    "__version__",
+    "compute_sampler_weights",
+    "forecast",
+]
 __all__ += errors.__all__
 
 

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from roboreel import checkpoint
-from roboreel.columns.encode import EncodeOptions, encode_video
+from roboreel.columns.encode import encode_video
 from roboreel.envs import Actor, Episode, RandomActor, VectorEnvs, make_pusht, rollout
 from roboreel.envs.rollout import Observation
 from roboreel.errors import ConfigError
 from roboreel.policies import BCPolicy
+from roboreel.schema import VideoOptions
 from roboreel.train import bar_interval_s, pick_device
 
 ENVS = {"pusht": make_pusht}
@@ -311,7 +312,7 @@ def write_videos(folder: Path, episode: Episode, fps: float) -> list[Path]:
     """Write a video of each camera of an episode; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     # h264 and not the datasets' AV1: every browser and player shows it
-    options = EncodeOptions(codec="h264", gop=30, crf=20, preset="veryfast", pix_fmt="yuv420p")
+    options = VideoOptions(codec="h264", gop=30, crf=20, preset="veryfast", pix_fmt="yuv420p")
     paths = []
     for key, frames in episode.data.items():
         if frames.ndim == 4:

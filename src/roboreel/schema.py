@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -63,6 +63,84 @@ def parse_image_mode(mode: LeRobotDatasetV2ImageMode | str) -> LeRobotDatasetV2I
     raise InvalidArgumentError(f"image_mode={mode!r} is none of the image modes: {known}")
 
 
+VideoCodec = Literal["av1", "h264", "hevc"]
+
+_PIX_FMTS = {"av1": ("yuv420p",), "h264": ("yuv420p", "yuv444p"), "hevc": ("yuv420p", "yuv444p")}
+_WORDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+_PRESETS = {"av1": tuple(map(str, range(14))), "h264": _WORDS, "hevc": _WORDS}
+_HIGHEST_CRF = {"av1": 63, "h264": 51, "hevc": 51}
+_MAX_GOP = 1 << 16
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How a camera's frames are coded as video. The defaults are those of LeRobot: AV1, every second frame a key frame.
+
+    >>> VideoOptions(codec="h264", gop=15).to_dict()
+    {'codec': 'h264', 'gop': 15, 'crf': 30, 'preset': None, 'pix_fmt': 'yuv420p'}
+
+    Raises:
+        InvalidArgumentError: a value that the codec does not have; the message says which it has.
+    """
+
+    codec: VideoCodec = "av1"
+    """`av1` (SVT-AV1), `h264` (x264) or `hevc` (x265)."""
+    gop: int = 2
+    """Frames from one key frame to the next, at most: small reads single frames fast, large makes small files."""
+    crf: int = 30
+    """Quality, 0 (best) to 63 for AV1, 51 for H.264 and H.265."""
+    preset: str | None = None
+    """The encoder's own speed setting: `"0"` (best) to `"13"` (fastest) for AV1, `"veryfast"` and its like for the
+    others; None: the encoder's default."""
+    pix_fmt: str = "yuv420p"
+    """`yuv420p`, or but for AV1 also `yuv444p`: full colour resolution, and any picture size."""
+
+    def __post_init__(self) -> None:
+        if self.codec not in _PIX_FMTS:
+            raise InvalidArgumentError(
+                f"video codec {self.codec!r} is none of those that can be written: {list(_PIX_FMTS)}"
+            )
+        if self.pix_fmt not in _PIX_FMTS[self.codec]:
+            raise InvalidArgumentError(
+                f"pixel format {self.pix_fmt!r} cannot be written as {self.codec}; these can: {_PIX_FMTS[self.codec]}"
+            )
+        highest = _HIGHEST_CRF[self.codec]
+        whole = type(self.gop) is int and type(self.crf) is int
+        if not (whole and 1 <= self.gop <= _MAX_GOP and 0 <= self.crf <= highest):
+            raise InvalidArgumentError(
+                f"gop={self.gop!r} must be a whole number from 1 to {_MAX_GOP}, and crf={self.crf!r} one from 0 to "
+                f"{highest}"
+            )
+        if self.preset is not None and self.preset not in _PRESETS[self.codec]:
+            raise InvalidArgumentError(
+                f"preset {self.preset!r} is none that {self.codec} has: {', '.join(map(repr, _PRESETS[self.codec]))}"
+            )
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise `InvalidArgumentError` where frames of this size cannot be coded so."""
+        # SVT-AV1 codes odd sides as they are, x264 and x265 do not
+        if self.codec != "av1" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
+            raise InvalidArgumentError(
+                f"{self.codec} in yuv420p needs even sides, and the frames are {width}x{height}: take codec='av1', or "
+                f"pix_fmt='yuv444p', or resize the frames"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of a camera's options in `metadata.json`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, found: Any) -> VideoOptions:
+        """Parse what `to_dict` wrote; `InvalidArgumentError` for anything else."""
+        names = {field.name for field in fields(cls)}
+        if not isinstance(found, dict) or not names <= set(found):
+            raise InvalidArgumentError(f"encoding is {found!r}, not an object of {', '.join(sorted(names))}")
+        known = {name: found[name] for name in names}
+        if not all(isinstance(known[name], str) for name in ("codec", "pix_fmt")):
+            raise InvalidArgumentError(f"encoding is {found!r}: codec and pix_fmt must be text")
+        return cls(**known)
+
+
 @dataclass(frozen=True, slots=True)
 class KeySpec:
     """One data key. `shape` is that of one frame: `()` for a scalar, `(H, W, C)` for a camera."""
@@ -79,6 +157,8 @@ class KeySpec:
     unit: str | None = None
     source_dtype: str | None = None
     """What the source declared, where that is not `dtype`."""
+    video_options: VideoOptions | None = None
+    """How new frames of a camera stored as video are coded; always there for such a camera, and for no other key."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -95,6 +175,10 @@ class KeySpec:
             raise InvalidArgumentError(f"key {self.name!r}: shape {self.shape} is too large for one frame")
         if (self.role == "camera") != (self.image_mode is not None):
             raise InvalidArgumentError(f"key {self.name!r}: a camera, and only a camera, has an image mode")
+        if self.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
+            object.__setattr__(self, "video_options", self.video_options or VideoOptions())
+        elif self.video_options is not None:
+            raise InvalidArgumentError(f"key {self.name!r}: only a camera stored as video has video options")
 
     @property
     def is_camera(self) -> bool:
@@ -131,8 +215,10 @@ class KeySpec:
         """The dtype that users are given: `timestamp` is kept as float64 and given as float32."""
         return np.dtype("<f4") if self.name == TIMESTAMP_KEY else self.dtype
 
-    def with_image_mode(self, mode: LeRobotDatasetV2ImageMode) -> KeySpec:
-        return replace(self, image_mode=mode)
+    def stored_as(self, mode: LeRobotDatasetV2ImageMode, video_options: VideoOptions | None = None) -> KeySpec:
+        """Return this camera in another image mode; the options are for `video` alone."""
+        video = mode is LeRobotDatasetV2ImageMode.VIDEO
+        return replace(self, image_mode=mode, video_options=video_options if video else None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of this key in `metadata.json`.
@@ -141,7 +227,7 @@ class KeySpec:
         {'dtype': '<f4', 'shape': [], 'role': 'value', 'stored': 'column'}
         """
         stored = self.image_mode.value if self.image_mode is not None and self.needs_decoding else "column"
-        fields: dict[str, Any] = {
+        found: dict[str, Any] = {
             "dtype": self.dtype.str,
             "shape": list(self.shape),
             "role": self.role,
@@ -150,14 +236,16 @@ class KeySpec:
         for key in ("names", "unit", "source_dtype"):
             value = getattr(self, key)
             if value is not None:
-                fields[key] = value
-        return fields
+                found[key] = value
+        if self.video_options is not None:
+            found["encoding"] = self.video_options.to_dict()
+        return found
 
     @classmethod
-    def from_dict(cls, name: str, fields: Mapping[str, Any]) -> KeySpec:
+    def from_dict(cls, name: str, found: Mapping[str, Any]) -> KeySpec:
         """Parse what `to_dict` wrote; `InvalidArgumentError` for anything else."""
         try:
-            dtype, shape, role, stored = (fields[key] for key in ("dtype", "shape", "role", "stored"))
+            dtype, shape, role, stored = (found[key] for key in ("dtype", "shape", "role", "stored"))
         except (KeyError, TypeError) as error:
             raise InvalidArgumentError(f"key {name!r}: needs dtype, shape, role and stored; {error}") from None
         if not (isinstance(dtype, str) and dtype[:1] in ("<", "|")):
@@ -173,8 +261,11 @@ class KeySpec:
             mode = parse_image_mode("memmap" if stored == "column" else stored)
         elif stored != "column":
             raise InvalidArgumentError(f"key {name!r}: stored {stored!r}, but only cameras are stored so")
-        optional = {key: fields.get(key) for key in ("names", "unit", "source_dtype")}
-        return cls(name, parsed_dtype, tuple(shape), role, mode, **optional)
+        encoding = None
+        if mode is LeRobotDatasetV2ImageMode.VIDEO and "encoding" in found:
+            encoding = VideoOptions.from_dict(found["encoding"])
+        optional = {key: found.get(key) for key in ("names", "unit", "source_dtype")}
+        return cls(name, parsed_dtype, tuple(shape), role, mode, video_options=encoding, **optional)
 
 
 def index_keys() -> tuple[KeySpec, ...]:

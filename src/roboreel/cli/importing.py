@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from roboreel.cli.info import describe
 from roboreel.dataset import LeRobotDatasetV2
+from roboreel.errors import InvalidArgumentError
+from roboreel.schema import VideoOptions
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class ImportConfig:
     """Where the dataset goes: a new or an empty directory."""
     decode_images: bool = False
     """Decode video and PNG into raw pixels once: fastest to read, largest on disk. Otherwise kept as they are."""
+    image_mode: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """How cameras are stored: memmap, png or video; or, once for each of some cameras, as
+    observation.images.wrist=png. Cameras of which nothing is said are kept as they are."""
+    video: VideoOptions = field(default_factory=VideoOptions)
+    """How frames are coded as video that do not come so, and those of later episodes."""
     buffer_capacity: str | None = None
     """Room in frames, or as 20GB; more than the folder holds if episodes are to be added. None: grows as needed."""
     use_as_fifo_buffer: bool = False
@@ -36,6 +43,8 @@ def run(arguments: Sequence[str]) -> None:
         config.folder,
         config.dest,
         config.decode_images,
+        image_mode=parse_modes(config.image_mode),
+        video_options=None if config.video == VideoOptions() else config.video,
         buffer_capacity=_frames_or_size(config.buffer_capacity),
         use_as_fifo_buffer=config.use_as_fifo_buffer,
         progress=not config.quiet,
@@ -43,6 +52,24 @@ def run(arguments: Sequence[str]) -> None:
         pass
     if not config.quiet:
         print(describe(config.dest))
+
+
+def parse_modes(typed: Sequence[str]) -> str | dict[str, str] | None:
+    """Return `image_mode` for what was typed: one mode, or KEY=MODE once or more.
+
+    >>> parse_modes(["png"]), parse_modes(["observation.images.wrist=memmap"]), parse_modes([])
+    ('png', {'observation.images.wrist': 'memmap'}, None)
+    """
+    if not typed:
+        return None
+    if len(typed) == 1 and "=" not in typed[0]:
+        return typed[0]
+    pairs = [text.rpartition("=") for text in typed]
+    if not all(key for key, _, _ in pairs) or len({key for key, _, _ in pairs}) < len(pairs):
+        raise InvalidArgumentError(
+            f"--image-mode {' '.join(typed)}; one mode would do, or CAMERA=MODE for each of some cameras"
+        )
+    return {key: mode for key, _, mode in pairs}
 
 
 def _frames_or_size(typed: str | None) -> int | str | None:

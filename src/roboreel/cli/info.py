@@ -73,6 +73,8 @@ def _key(store: Store, key: str) -> dict[str, Any]:
     for name in ("unit", "source_dtype"):
         if name in shown:
             found[name] = shown[name]
+    if spec.video_options is not None:
+        found["encoding"] = spec.video_options.to_dict()
     column = store.columns[key]
     if isinstance(column, VideoColumn):
         files = np.unique(store.table.rows["clips"]["file"][store.table.live, store.manifest.video_keys.index(key)])
@@ -118,7 +120,13 @@ def _key_line(fields: dict[str, Any]) -> str:
         return line + {"column": "memmap", "png": "PNG"}[fields["stored"]]
     files = f"{fields['files']} video file{'s' if fields['files'] != 1 else ''}"
     every = f"a key frame every {fields['frames_per_key_frame']:g}"
-    return line + f"{files}, {fields['codec']} {fields['pix_fmt']}, {every}"
+    return line + f"{files}, {fields['codec']} {fields['pix_fmt']}, {every}; {_encoding(fields['encoding'])}"
+
+
+def _encoding(options: dict[str, Any]) -> str:
+    """How the next episode will be coded, which need not be how an imported file was."""
+    preset = "" if options["preset"] is None else f", preset {options['preset']}"
+    return f"new ones {options['codec']} {options['pix_fmt']}, gop {options['gop']}, crf {options['crf']}{preset}"
 
 
 def _span(low: int, high: int) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,50 +15,13 @@ from numpy.typing import NDArray
 from roboreel._optional import require
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import DiskSpaceError, InvalidArgumentError, StorageError, VideoError
+from roboreel.schema import VideoOptions
 
-_ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
-_PIX_FMTS = {"av1": ("yuv420p",), "h264": ("yuv420p", "yuv444p")}
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How a camera's frames are coded. The defaults are those of LeRobot: AV1, a key frame every second frame."""
-
-    codec: Literal["av1", "h264"] = "av1"
-    gop: int = 2
-    """Frames from one key frame to the next: small reads single frames fast, large makes small files."""
-    crf: int = 30
-    """Quality, 0 (best) to 63 for AV1, 51 for H.264."""
-    preset: str | None = None
-    """The encoder's own speed setting, e.g. `"10"` for AV1 or `"veryfast"` for H.264; None: the encoder's default."""
-    pix_fmt: str = "yuv420p"
-    """`yuv420p`, or for H.264 also `yuv444p`: full colour resolution, and any picture size."""
-
-    def __post_init__(self) -> None:
-        if self.codec not in _ENCODERS:
-            raise InvalidArgumentError(
-                f"video codec {self.codec!r} is none of those that can be written: {list(_ENCODERS)}"
-            )
-        if self.pix_fmt not in _PIX_FMTS[self.codec]:
-            raise InvalidArgumentError(
-                f"pixel format {self.pix_fmt!r} cannot be written as {self.codec}; these can: {_PIX_FMTS[self.codec]}"
-            )
-        highest = 63 if self.codec == "av1" else 51
-        if self.gop < 1 or not 0 <= self.crf <= highest:
-            raise InvalidArgumentError(f"gop={self.gop} must be at least 1, and crf={self.crf} from 0 to {highest}")
-
-    def check_size(self, height: int, width: int) -> None:
-        """Raise `InvalidArgumentError` where frames of this size cannot be coded so."""
-        # SVT-AV1 codes odd sides as they are, x264 does not
-        if self.codec == "h264" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
-            raise InvalidArgumentError(
-                f"h264 in yuv420p needs even sides, and the frames are {width}x{height}: take codec='av1', or "
-                f"pix_fmt='yuv444p', or resize the frames"
-            )
+_ENCODERS = {"av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
 
 
 def encode_video(
-    path: Path | str, blocks: Iterable[NDArray[np.uint8]], *, fps: float, options: EncodeOptions | None = None
+    path: Path | str, blocks: Iterable[NDArray[np.uint8]], *, fps: float, options: VideoOptions | None = None
 ) -> FrameTable:
     """Encode frames into the new MP4 file `path`, frame k at exactly k / fps seconds; returns its frame table.
 
@@ -75,7 +37,7 @@ def encode_video(
         encode_video("a.mp4", [frames], fps=10)   # frames: (161, 96, 96, 3) -> a FrameTable of length 161
     """
     av = require("av", purpose="writing video")
-    path, options = Path(path), options or EncodeOptions()
+    path, options = Path(path), options or VideoOptions()
     if options.codec == "av1":
         # SVT-AV1 reports its settings on stderr, and reads this once, when it first starts
         os.environ.setdefault("SVT_LOG", "1")
@@ -94,13 +56,16 @@ def encode_video(
     return table
 
 
-def _write(av: Any, path: Path, blocks: Iterable[NDArray[np.uint8]], rate: Fraction, options: EncodeOptions) -> int:
+def _write(av: Any, path: Path, blocks: Iterable[NDArray[np.uint8]], rate: Fraction, options: VideoOptions) -> int:
     """Write the file; returns how many frames went in."""
     settings = {"g": str(options.gop), "crf": str(options.crf)}
     if options.preset is not None:
         settings["preset"] = options.preset
     if options.codec == "h264":
         settings["bf"] = "0"  # a decoder must wait for B-frames, and a single frame is what is asked of it most
+    if options.codec == "hevc":
+        # its own log is no log of ours; a group that leans on the one before could not be decoded alone
+        settings["x265-params"] = "bframes=0:open-gop=0:log-level=none"
     count, shape = 0, None
     with av.open(str(path), "w", format="mp4") as container:
         stream = None

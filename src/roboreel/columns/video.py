@@ -97,10 +97,10 @@ class VideoWriter:
         return self._publish(temporary, FrameTable.from_video(temporary), str(frames.path))
 
     def _encode(self, frames: CameraFrames) -> int:
-        from roboreel.columns.encode import EncodeOptions, encode_video
+        from roboreel.columns.encode import encode_video
 
         temporary = self._temporary()
-        table = encode_video(temporary, frames.blocks(), fps=self._fps, options=EncodeOptions())
+        table = encode_video(temporary, frames.blocks(), fps=self._fps, options=self.spec.video_options)
         return self._publish(temporary, table, "the encoded video")
 
     def _temporary(self) -> Path:

@@ -21,8 +21,8 @@ def import_lerobot(folder: Path, storage_dir: Path, options: IngestOptions) -> N
     storage_dir = storage_dir.resolve()  # a link to an empty directory is that directory, and "." has a name
     if storage_dir.is_relative_to(folder.resolve()):
         raise InvalidArgumentError(f"{storage_dir} lies in {folder}, which is only read; import to another place")
-    provenance = {"fingerprint": fingerprint(folder), "decoded": options.decode_images}
-    if is_there(storage_dir, provenance):
+    provenance = {"fingerprint": fingerprint(folder)}
+    if is_there(storage_dir, provenance, options.cameras):
         return
     source = open_lerobot(folder)
     ingest(source, storage_dir, options, {**source.provenance, **provenance})

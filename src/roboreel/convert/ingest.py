@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import xxhash
 
 from roboreel.convert.source import Source, SourceEpisode
 from roboreel.errors import DiskSpaceError, InvalidArgumentError, RoboreelError, RoboreelWarning, SourceError
-from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode, index_keys
+from roboreel.schema import KeySpec, index_keys
 from roboreel.store import (
+    CameraStorage,
     Episode,
     Manifest,
     Store,
@@ -35,8 +36,8 @@ _BLOCK, _BLOCKS = 1 << 16, 64
 
 @dataclass(frozen=True)
 class IngestOptions:
-    decode_images: bool = False
-    """Decode video and PNG into memmaps; otherwise they are kept as they are."""
+    cameras: CameraStorage = field(default_factory=CameraStorage)
+    """How cameras are stored; those of which it says nothing are kept as they are."""
     buffer_capacity: int | str | None = None
     """Room in frames, or in bytes as "20GB"; None: as much as the source has, growing later."""
     ring: bool = False
@@ -56,13 +57,14 @@ def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance
         DiskSpaceError: there is no room for it.
     """
     _check_free(storage_dir)
+    keys = options.cameras.applied({spec.name: spec for spec in (*index_keys(), *source.keys)})
     was_there = storage_dir.exists()
     writer: Writer | None = None
     try:
         for episode in _with_progress(source, storage_dir, options.progress):
             try:
                 if writer is None:
-                    manifest = _manifest(source, episode, options, provenance)
+                    manifest = _manifest(source, keys, episode.length, options, provenance)
                     _check_room(manifest, storage_dir)
                     discard(storage_dir, keep_dir=was_there)  # half an import; one that runs is refused by its lock
                     writer = Writer.create(storage_dir, manifest, _stored(episode))
@@ -100,16 +102,15 @@ def _check_free(storage_dir: Path) -> None:
     check_empty(storage_dir)
 
 
-def _manifest(source: Source, first: SourceEpisode, options: IngestOptions, provenance: Mapping[str, Any]) -> Manifest:
-    keys: dict[str, KeySpec] = {spec.name: spec for spec in (*index_keys(), *source.keys)}
-    if options.decode_images:
-        memmap = LeRobotDatasetV2ImageMode.MEMMAP
-        keys = {key: spec.with_image_mode(memmap) if spec.is_camera else spec for key, spec in keys.items()}
+def _manifest(
+    source: Source, keys: Mapping[str, KeySpec], first: int, options: IngestOptions, provenance: Mapping[str, Any]
+) -> Manifest:
+    """The metadata of the dataset to be; `first` is the length of the first episode."""
     asked = parse_capacity(options.buffer_capacity)
     manifest = Manifest(
         fps=source.fps,
         keys=keys,
-        capacity=first.length if asked else max(source.num_frames, first.length),
+        capacity=first if asked else max(source.num_frames, first),
         fixed_capacity=False,
         ring=options.ring,
         provenance=provenance,
@@ -125,7 +126,7 @@ def _check_room(manifest: Manifest, storage_dir: Path) -> None:
     free = free_bytes(storage_dir)
     if wanted > free:
         decoded = any(spec.is_camera and not spec.needs_decoding for spec in manifest.keys.values())
-        advice = "leave decode_images out, free some space" if decoded else "free some space"
+        advice = "keep the cameras as they are (no decode_images), free some space" if decoded else "free some space"
         raise DiskSpaceError(
             f"{manifest.capacity} frames need {wanted:,} bytes in {storage_dir}, {free:,} are free; "
             f"{advice} or choose another storage_dir"
@@ -174,12 +175,19 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def is_there(storage_dir: Path, provenance: Mapping[str, Any]) -> bool:
-    """Whether `storage_dir` holds an import with this provenance."""
+def is_there(storage_dir: Path, provenance: Mapping[str, Any], cameras: CameraStorage) -> bool:
+    """Whether `storage_dir` holds an import with this provenance.
+
+    Raises:
+        InvalidArgumentError: it does, and its cameras are stored otherwise than asked for.
+    """
     if not is_dataset(storage_dir) or is_unfinished(storage_dir):
         return False
     store = Store.open(storage_dir)
     try:
-        return all(store.manifest.provenance.get(key) == value for key, value in provenance.items())
+        if any(store.manifest.provenance.get(key) != value for key, value in provenance.items()):
+            return False
+        cameras.check_stored(store.manifest.keys.values(), storage_dir)
+        return True
     finally:
         store.close()

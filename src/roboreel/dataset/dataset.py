@@ -16,9 +16,8 @@ from roboreel.dataset.opening import Opening, check_storage
 from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, gather, parse_windows
 from roboreel.dataset.recording import Recording
 from roboreel.errors import EpisodeNotFoundError, FrameIndexError, InvalidArgumentError, UnknownKeyError
-from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.stats import KeyStats
-from roboreel.store import Episode, Store
+from roboreel.store import AskedMode, AskedOptions, CameraStorage, Episode, Store
 from roboreel.windows import tolerance_s
 
 if TYPE_CHECKING:
@@ -59,11 +58,12 @@ class LeRobotDatasetV2(Recording):
         fps: float | None = None,
         buffer_capacity: int | str | None = None,
         use_as_fifo_buffer: bool | None = None,
-        image_mode: LeRobotDatasetV2ImageMode | str | None = None,
+        image_mode: AskedMode = None,
         image_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         delta_timestamps: DeltaTimestamps | None = None,
         *,
         image_dtype: str = "float32",
+        video_options: AskedOptions = None,
         episodes: Sequence[int] | None = None,
         readonly: bool = False,
     ) -> None:
@@ -75,10 +75,13 @@ class LeRobotDatasetV2(Recording):
             buffer_capacity: Room in frames, or in bytes, as "20GB", "1.5TB" or "20GiB": columns count whole, encoded
                 cameras at 1.25 times what the first episode takes. None: what is stored; a new dataset grows as needed.
             use_as_fifo_buffer: Overwrite the oldest episodes when full. None: what is stored.
-            image_mode: How cameras are stored: "memmap", "png" or "video". None: what is stored; "video" when new.
+            image_mode: How cameras are stored: "memmap", "png" or "video", or some cameras' own, as
+                {"observation.images.wrist": "memmap"}. None, and cameras not named: what is stored; "video" when new.
             image_transform: Called with each sample's images, a tensor (C, H, W) or (T, C, H, W).
             delta_timestamps: For each key the offsets (s) to read around a frame, e.g. {"action": [0, 0.1]}.
             image_dtype: "float32" for [0, 1], "uint8" for raw pixels.
+            video_options: How frames are coded as video: `VideoOptions`, or a dict of them, a camera each. None: what
+                is stored; AV1 as LeRobot writes it when new.
             episodes: Show only these episodes.
             readonly: Refuse changes; needs neither the lock nor permission to write.
 
@@ -88,9 +91,8 @@ class LeRobotDatasetV2(Recording):
         """
         if image_dtype not in ("float32", "uint8"):
             raise InvalidArgumentError(f"image_dtype={image_dtype!r}; 'float32' and 'uint8' would do")
-        self._opening = Opening(
-            Path(storage_dir), fps, buffer_capacity, use_as_fifo_buffer, image_mode, readonly=readonly
-        )
+        cameras = CameraStorage.parse(image_mode, video_options)
+        self._opening = Opening(Path(storage_dir), fps, buffer_capacity, use_as_fifo_buffer, cameras, readonly=readonly)
         self._image_dtype = image_dtype
         self._episodes = None if episodes is None else [int(episode) for episode in episodes]
         self.image_transform = image_transform
@@ -107,6 +109,8 @@ class LeRobotDatasetV2(Recording):
         storage_dir: str | Path,
         decode_images: bool = False,
         *,
+        image_mode: AskedMode = None,
+        video_options: AskedOptions = None,
         buffer_capacity: int | str | None = None,
         use_as_fifo_buffer: bool = False,
         progress: bool = True,
@@ -117,7 +121,10 @@ class LeRobotDatasetV2(Recording):
         Args:
             folder: The folder that holds `meta/info.json`; it is only read.
             storage_dir: Where the dataset goes. If it holds the import of the same folder already, that is opened.
-            decode_images: Decode video and PNG into memmaps once; otherwise files are kept as they are.
+            decode_images: Decode video and PNG into memmaps once: `image_mode="memmap"`.
+            image_mode: As for the constructor, of all cameras or of some; the others are kept as the files that they
+                are. None: all of them are.
+            video_options: How frames are coded that do not come as video, and those of later episodes.
             buffer_capacity: Room in frames, or as "20GB"; the import is then the first content of a fixed storage.
             use_as_fifo_buffer: Make it a ring; later episodes overwrite the imported ones.
             progress: Show a progress bar, on a terminal.
@@ -128,18 +135,17 @@ class LeRobotDatasetV2(Recording):
         """
         from roboreel.convert import IngestOptions, import_lerobot  # brings Parquet in: a robot records without it
 
+        cameras = CameraStorage.parse(image_mode, video_options, decode_images=decode_images)
         import_lerobot(
             Path(folder),
             Path(storage_dir),
-            IngestOptions(decode_images, buffer_capacity, use_as_fifo_buffer, progress),
+            IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress),
         )
         # stored already, so that this only refuses what contradicts an earlier import
         return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, **options)
 
     @staticmethod
-    def check_storage_dir_integrity(
-        path: str | Path, image_mode: LeRobotDatasetV2ImageMode | str | None = None
-    ) -> None:
+    def check_storage_dir_integrity(path: str | Path, image_mode: AskedMode = None) -> None:
         """Raise `StorageDirCorruptError` where files contradict each other; `image_mode` must be what is stored."""
         check_storage(Path(path), image_mode)
 

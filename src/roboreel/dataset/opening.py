@@ -15,8 +15,10 @@ from roboreel.errors import (
     RoboreelError,
     StorageDirCorruptError,
 )
-from roboreel.schema import LeRobotDatasetV2ImageMode, parse_image_mode
+from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store import (
+    AskedMode,
+    CameraStorage,
     Episode,
     Manifest,
     SnapshotReport,
@@ -46,13 +48,13 @@ class Opening:
         fps: float | None,
         buffer_capacity: int | str | None,
         ring: bool | None,
-        image_mode: LeRobotDatasetV2ImageMode | str | None,
+        cameras: CameraStorage,
         *,
         readonly: bool,
     ) -> None:
         self.root = root
         self.fps = _plain(fps)
-        self.asked_mode = None if image_mode is None else parse_image_mode(image_mode)
+        self.cameras = cameras
         self._capacity = parse_capacity(buffer_capacity)
         self._ring = ring
         self._readonly = readonly
@@ -67,7 +69,9 @@ class Opening:
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        asked = {} if self._store is None else {"_capacity": None, "_ring": None, "fps": None}
+        asked = (
+            {} if self._store is None else {"_capacity": None, "_ring": None, "fps": None, "cameras": CameraStorage()}
+        )
         # What was asked has been checked here; by the time a worker opens, another process may have changed it.
         return {**self.__dict__, "_store": None, "_writer": None, **asked}
 
@@ -115,13 +119,7 @@ class Opening:
             )
         if self._capacity is not None:
             check_not_smaller(store, self._capacity)
-        stored = {spec.image_mode for spec in manifest.keys.values() if spec.image_mode is not None}
-        if self.asked_mode is not None and stored and stored != {self.asked_mode}:
-            modes = ", ".join(sorted(repr(mode.value) for mode in stored))
-            raise InvalidArgumentError(
-                f"image_mode={self.asked_mode.value!r}, but the cameras of {self.root} are stored as {modes}; "
-                "leave image_mode out"
-            )
+        self.cameras.check_stored(manifest.keys.values(), self.root)
 
     def _take_capacity(self, store: Store) -> None:
         asked, manifest = self._capacity, store.manifest
@@ -143,10 +141,10 @@ class Opening:
             return
         self._check_writable()
         assert self.fps is not None
-        mode = self.asked_mode or LeRobotDatasetV2ImageMode.VIDEO
+        video = dict.fromkeys(episode.cameras, LeRobotDatasetV2ImageMode.VIDEO)
         manifest = Manifest(
             fps=self.fps,
-            keys=infer_keys(episode, dict.fromkeys(episode.cameras, mode)),
+            keys=self.cameras.applied(infer_keys(episode, video)),
             capacity=episode.length,
             fixed_capacity=False,
             ring=bool(self._ring),
@@ -193,7 +191,7 @@ class Opening:
         self.store()
 
 
-def check_storage(root: Path, image_mode: LeRobotDatasetV2ImageMode | str | None) -> None:
+def check_storage(root: Path, image_mode: AskedMode) -> None:
     """Raise `StorageDirCorruptError` where the directory is no whole dataset, or its cameras are stored otherwise."""
     try:
         store = Store.open(root)
@@ -203,13 +201,12 @@ def check_storage(root: Path, image_mode: LeRobotDatasetV2ImageMode | str | None
         raise StorageDirCorruptError(str(error)) from error
     try:
         problems = find_problems(store)
-        if image_mode is not None:
-            asked = parse_image_mode(image_mode)
-            problems += [
-                f"{key!r} is stored as {spec.image_mode.value!r}, not as {asked.value!r}"
-                for key, spec in store.manifest.keys.items()
-                if spec.image_mode is not None and spec.image_mode is not asked
-            ]
+        asked = CameraStorage.parse(image_mode)
+        asked.check_known([key for key, spec in store.manifest.keys.items() if spec.is_camera])
+        for key, spec in store.manifest.keys.items():
+            mode = asked.mode_of(key)
+            if mode is not None and spec.image_mode not in (None, mode):
+                problems.append(f"{key!r} is stored as {spec.image_mode.value!r}, not as {mode.value!r}")
     finally:
         store.close()
     if problems:

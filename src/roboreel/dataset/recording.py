@@ -65,7 +65,7 @@ class Recording(Base):
         """
         for added, episode in enumerate(split_episodes(data)):
             try:
-                check_cameras(episode, self._opening.asked_mode)
+                check_cameras(episode, self._opening.cameras.mode)
                 if self._opening.store() is None:
                     self._check_first(episode)
                 self._opening.add(episode)

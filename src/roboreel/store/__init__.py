@@ -6,6 +6,7 @@ from roboreel.format.files import free_bytes
 from roboreel.format.filesystem import check_ring_place
 from roboreel.format.manifest import Manifest, check_no_lerobot, is_unfinished
 from roboreel.format.paths import encode_key
+from roboreel.store.cameras import AskedMode, AskedOptions, CameraStorage
 from roboreel.store.capacity import Capacity, check_not_smaller, parse_capacity, with_capacity
 from roboreel.store.check import find_problems, is_dataset
 from roboreel.store.cloning import SnapshotReport
@@ -21,7 +22,10 @@ from roboreel.store.writer import Writer
 
 __all__ = [
     "ArrayFrames",
+    "AskedMode",
+    "AskedOptions",
     "CameraFrames",
+    "CameraStorage",
     "Capacity",
     "Episode",
     "Forecast",

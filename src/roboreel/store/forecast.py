@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from roboreel.errors import InvalidArgumentError
 from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE
-from roboreel.schema import IMAGE_KEY_PREFIX, KeySpec, LeRobotDatasetV2ImageMode, index_keys, parse_image_mode
+from roboreel.schema import (
+    IMAGE_KEY_PREFIX,
+    KeySpec,
+    LeRobotDatasetV2ImageMode,
+    VideoOptions,
+    index_keys,
+    parse_image_mode,
+)
 
 MAX_SAMPLE = 64
 """So many frames of a camera are encoded at most."""
@@ -146,12 +153,12 @@ def _av1_bytes(sample: NDArray[np.uint8], fps: float) -> Fraction:
     if sample.shape[-1] != 3:
         return Fraction(0)  # cannot be stored so
     from roboreel._optional import require
-    from roboreel.columns.encode import EncodeOptions, encode_video
+    from roboreel.columns.encode import encode_video
 
     av = require("av", purpose="measuring video")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sample.mp4"
-        encode_video(path, [sample], fps=fps, options=EncodeOptions())
+        encode_video(path, [sample], fps=fps, options=VideoOptions())
         with av.open(str(path)) as container:
             packets = sum(packet.size for packet in container.demux(video=0))
     return Fraction(packets, len(sample)) + _VIDEO_INDEX_BYTES
