@@ -8,22 +8,24 @@ PYTEST_ARGS ?=
 TRAIN_ARGS ?=
 TORTURE_ARGS ?=
 WINDOWS_ARGS ?=
+ARGS ?=
 
 # Keyed on content, not on time (a checkout sets times as it likes), and on the place: an editable install names it.
 INPUTS := pyproject.toml requirements/dev.txt
 STAMP := $(VENV)/.installed-$(shell { cat $(INPUTS); echo '$(CURDIR)'; } | cksum | tr -cs '0-9\n' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test torture windows lint format clean
+.PHONY: help install train test torture windows bench bench-peers lint format clean
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
 	@echo 'Variables:'
 	@echo '  PYTHON=python3.12   the interpreter for a new .venv (make clean first, if there is one)'
 	@echo '  PIP_ARGS=...        for pip; torch without CUDA, on Linux:'
 	@echo '                      PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
 	@echo '  PYTEST_ARGS=...     for pytest, e.g. PYTEST_ARGS="-k ring -x -n 0"; it runs a test a core'
 	@echo '  TRAIN_ARGS=...      for examples/train_pusht.py'
+	@echo '  ARGS=...            for bench, e.g. ARGS="--only image_windows frames --quick", ARGS=--list'
 	@echo '  TORTURE_ARGS=...    e.g. TORTURE_ARGS="--kills 500 --seed 7"; WINDOWS_ARGS=... e.g. "--mode png --start spawn"'
 
 install: $(STAMP) ## make .venv with everything pinned, and the package itself in it
@@ -39,6 +41,12 @@ torture: $(STAMP) ## kill writers 2,000 times and compare what is left; some 10 
 
 windows: $(STAMP) ## read 1,000,000 windows while they are overwritten, none torn; some 5 minutes
 	$(VENV)/bin/python -m scripts.torn_windows $(WINDOWS_ARGS)
+
+bench: $(STAMP) ## measure speed and memory beside floors and peers; some 15 minutes
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+bench-peers: $(STAMP) ## the peers' environments, .venv-peers-*; 12 GB on Linux
+	$(VENV)/bin/python -m benchmarks.peers.install $(PIP_ARGS)
 
 lint: $(STAMP) ## ruff and mypy, nothing changed
 	$(VENV)/bin/ruff check .

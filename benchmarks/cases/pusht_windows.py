@@ -1,0 +1,132 @@
+"""Windows of PushT through a plain `DataLoader`, beside `numpy.take` and the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks import recordings
+from benchmarks.benchmark import Benchmark, Contender, Run, Scene, Setup, rate_of, times_of
+from benchmarks.floors import Gather
+from benchmarks.recorded import Endless, drain, record
+from benchmarks.recordings import CAMERA, FPS, IMAGE_WINDOWS, STATE_WINDOWS
+from roboreel import LeRobotDatasetV2
+
+# Setups
+
+
+def states(scene: Scene) -> dict[str, Any]:
+    folder = recordings.pusht_states(scene)
+    return _setup(scene, folder, recordings.imported(scene, folder), STATE_WINDOWS)
+
+
+def images(scene: Scene) -> dict[str, Any]:
+    dataset = recordings.imported(scene, recordings.pusht(scene), decode=True)
+    return _setup(scene, recordings.pusht_images(scene), dataset, IMAGE_WINDOWS)
+
+
+def frames(scene: Scene) -> dict[str, Any]:
+    return images(scene) | {"deltas": {}}
+
+
+def _setup(scene: Scene, folder: Path, dataset: Path, deltas: dict[str, list[float]]) -> dict[str, Any]:
+    num_frames = len(LeRobotDatasetV2(dataset, readonly=True))
+    batch_size = scene.pick(16, 256, 256)
+    return {
+        "folder": str(folder),
+        "dataset": str(dataset),
+        "deltas": deltas,
+        "fps": FPS,
+        "batch_size": batch_size,
+        "batches": record(scene, num_frames, batch_size, scene.pick(4, 200, 200)),
+        "image_dtype": "uint8",
+    }
+
+
+# Contenders
+
+
+def ours(setup: Setup) -> Iterator[Run]:
+    """The default DataLoader, with nothing said but which batches and how many workers."""
+    deltas, image_dtype = setup["deltas"] or None, setup["image_dtype"]
+    dataset = LeRobotDatasetV2(setup["dataset"], delta_timestamps=deltas, image_dtype=image_dtype, readonly=True)
+    loader: Any = DataLoader(dataset, batch_sampler=Endless(setup), num_workers=setup.get("workers", 0))
+    yield drain(iter(loader))
+
+
+def take(setup: Setup) -> Iterator[Run]:
+    yield Gather(setup).run
+
+
+def take_images(setup: Setup) -> Iterator[Run]:
+    yield Gather(setup, [CAMERA]).run
+
+
+def take_images_as_float(setup: Setup) -> Iterator[Run]:
+    """The take, and one conversion to [0, 1] into a ready buffer."""
+    gather = Gather(setup, [CAMERA])
+    raw = torch.from_numpy(gather.out[CAMERA])
+    floats = torch.empty(raw.shape, dtype=torch.float32)
+
+    def run(count: int) -> dict[str, Any]:
+        for _ in range(count):
+            gather.step()
+            torch.mul(raw, np.float32(1 / 255).item(), out=floats)
+        return {CAMERA: floats}
+
+    yield run
+
+
+LEROBOT = "benchmarks.peers.lerobot"
+TORCHRL = "benchmarks.peers.torchrl_memmap"
+
+STATE = Benchmark(
+    "state_windows",
+    "PushT, 6 states, 5 actions, 5 rewards",
+    states,
+    (
+        Contender("roboreel", ours),
+        Contender("numpy", take),
+        Contender("torchrl", f"{TORCHRL}:slices", "torchrl"),
+        Contender("lerobot 0.4.4", f"{LEROBOT}:version_0_4", "lerobot04"),
+        Contender("lerobot 0.6.1", f"{LEROBOT}:version_0_6", "lerobot06"),
+    ),
+    (times_of("numpy", 3), rate_of("torchrl", 2), rate_of("lerobot 0.4.4", 1000)),
+)
+
+IMAGE = Benchmark(
+    "image_windows",
+    "PushT, the same with 6 images 96×96, uint8",
+    images,
+    (
+        Contender("roboreel", ours),
+        Contender("numpy", take_images),
+        Contender("torchrl", f"{TORCHRL}:slices", "torchrl"),
+        Contender("lerobot 0.4.4", f"{LEROBOT}:version_0_4", "lerobot04"),
+    ),
+    (times_of("numpy", 1.3), rate_of("torchrl", 15), rate_of("lerobot 0.4.4", 250)),
+)
+
+IMAGE_FLOAT = Benchmark(
+    "image_windows_float",
+    "PushT, the same, float32 in [0, 1], channel-first",
+    images,
+    (
+        Contender("roboreel", ours, options={"image_dtype": "float32"}),
+        Contender("numpy + torch", take_images_as_float),
+    ),
+    (times_of("numpy + torch", 1.3),),
+)
+
+FRAMES = Benchmark(
+    "frames",
+    "PushT, single frames, all keys, uint8",
+    frames,
+    (Contender("roboreel", ours), Contender("numpy", take)),
+    (times_of("numpy", 1.5),),
+)
