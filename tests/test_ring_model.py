@@ -24,15 +24,8 @@ import roboreel
 from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
 from roboreel.format.records import State
-from roboreel.store.store import Store
-
-FPS = 16  # with timestamps that are multiples of 1/64 s: all sums below are exact
-TOLERANCE_S = 1 / FPS - 1e-4
-OFFSETS = [-3, -1, 0, 1, 2]
-DELTAS = {"value": [offset / FPS for offset in OFFSETS]}
-
-Frame = dict[str, Any]
-Slots = list[Frame | None]
+from roboreel.store import Store, verify
+from tests.ring_model import DELTAS, FPS, OFFSETS, Model, check, recorded
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 STEPS = st.sampled_from([4, 4, 4, 4, 4, 0, 2, 5, 13])
@@ -55,104 +48,6 @@ class Killing:
             raise KilledError
 
 
-class Model:
-    """What must be stored."""
-
-    def __init__(self, capacity: int | None, ring: bool) -> None:
-        self.capacity, self.ring = capacity, ring
-        self.slots: Slots = []
-        self.next_slot = self.frames = self.episodes = 0
-
-    def place(self, length: int) -> int | None:
-        """The slot where an episode of so many frames begins; None where it does not fit."""
-        if self.capacity is None or self.next_slot + length <= self.capacity:
-            return self.next_slot
-        return 0 if self.ring and length <= self.capacity else None
-
-    def add(self, times: list[float]) -> None:
-        start = self.place(len(times))
-        assert start is not None
-        for k, time in enumerate(times):
-            frame = {
-                "index": self.frames + k,
-                "episode_index": self.episodes,
-                "frame_index": k,
-                "timestamp": time,
-                "value": [self.frames + k, -(self.frames + k)],
-                "regular": all(abs(t * FPS - i) < 0.5 for i, t in enumerate(times)),
-            }
-            self.slots[start + k : start + k + 1] = [frame]
-        self.next_slot, self.frames, self.episodes = start + len(times), self.frames + len(times), self.episodes + 1
-
-    def lose(self, start: int, stop: int) -> None:
-        for slot in range(start, min(stop, len(self.slots))):
-            self.slots[slot] = None
-
-    def surviving(self, slot: int) -> Frame | None:
-        """The frame of a slot or, where that is lost, of the nearest; the earlier of two."""
-        order = sorted(range(len(self.slots)), key=lambda other: (abs(other - slot), other))
-        return next((frame for other in order if (frame := self.slots[other]) is not None), None)
-
-    def episode(self, number: int) -> list[Frame]:
-        return [frame for frame in self.slots if frame is not None and frame["episode_index"] == number]
-
-    def window(self, frame: Frame) -> tuple[list[Any], list[bool]]:
-        """Values and padding around a frame, from what survives of its episode."""
-        mine = self.episode(frame["episode_index"])
-        chosen = [self._nearest(mine, frame, offset) for offset in OFFSETS]
-        return [found["value"] for found, _ in chosen], [is_pad for _, is_pad in chosen]
-
-    @staticmethod
-    def _nearest(mine: list[Frame], frame: Frame, offset: int) -> tuple[Frame, bool]:
-        if offset == 0:
-            return frame, False
-        if frame["regular"]:
-            wanted = frame["frame_index"] + offset
-            found = min(mine, key=lambda other: abs(other["frame_index"] - wanted))
-            return found, found["frame_index"] != wanted
-        time = frame["timestamp"] + offset / FPS
-        found = min(mine, key=lambda other: (abs(other["timestamp"] - time), other["timestamp"], other["frame_index"]))
-        outside = not mine[0]["timestamp"] <= time <= mine[-1]["timestamp"]
-        return found, outside and abs(found["timestamp"] - time) > TOLERANCE_S
-
-
-def recorded(model: Model, episodes: list[list[float]]) -> dict[str, Any]:
-    """What `add_episodes` is given for episodes at these times, the first of them the model's next."""
-    count = sum(map(len, episodes))
-    numbers = np.arange(model.frames, model.frames + count)
-    return {
-        "value": np.stack([numbers, -numbers], axis=1).astype(np.float64),
-        "timestamp": np.concatenate([np.array(times) for times in episodes]),
-        "episode_index": np.repeat(np.arange(len(episodes)), [len(times) for times in episodes]),
-    }
-
-
-def check(dataset: LeRobotDatasetV2, model: Model) -> None:
-    """Compare all that can be read with the model."""
-    assert len(dataset) == len(model.slots)
-    numbers = sorted({frame["episode_index"] for frame in model.slots if frame is not None})
-    assert dataset.get_unique_episode_indices().tolist() == numbers
-    if not numbers:  # everything was being replaced when the writer died
-        with pytest.raises(roboreel.StorageDirCorruptError, match="no frame survives"):
-            dataset.get_batch([0])
-        return
-    frames = [model.surviving(slot) for slot in range(len(model.slots))]
-    batch = dataset.get_batch(range(len(dataset)))
-    for key in ("index", "episode_index", "frame_index", "timestamp"):
-        assert batch[key].tolist() == [frame[key] for frame in frames if frame is not None], key
-        assert dataset.get_data_by_key(key).tolist() == batch[key].tolist()
-    windows = [model.window(frame) for frame in frames if frame is not None]
-    assert batch["value"].tolist() == [values for values, _ in windows]
-    assert batch["value_is_pad"].tolist() == [is_pad for _, is_pad in windows]
-    for number in numbers:
-        episode = dataset.get_episode(number)
-        for key in ("index", "frame_index", "timestamp", "value"):
-            assert episode[key].tolist() == [frame[key] for frame in model.episode(number)], (number, key)
-    ranges = dataset.episode_data_index
-    held = [i for a, b in zip(ranges["from"].tolist(), ranges["to"].tolist(), strict=True) for i in range(a, b)]
-    assert sorted(held) == [slot for slot, frame in enumerate(model.slots) if frame is not None]
-
-
 class DatasetMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -162,15 +57,22 @@ class DatasetMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
 
-    @initialize(capacity=st.sampled_from([None, 4, 7, 12, 12]), ring=st.booleans(), first=st.integers(1, 4))
-    def begin(self, capacity: int | None, ring: bool, first: int) -> None:
-        self.model = Model(capacity, ring and capacity is not None)
-        self.dataset = self.opened(fps=FPS, buffer_capacity=capacity, use_as_fifo_buffer=self.model.ring)
+    @initialize(
+        capacity=st.sampled_from([None, 4, 7, 12, 12]),
+        ring=st.booleans(),
+        first=st.integers(1, 4),
+        camera=st.sampled_from([None, "png", "memmap"]),
+    )
+    def begin(self, capacity: int | None, ring: bool, first: int, camera: str | None) -> None:
+        self.model = Model(capacity, ring and capacity is not None, camera is not None)
+        self.snapshot: Model | None = None
+        options = {"buffer_capacity": capacity, "use_as_fifo_buffer": self.model.ring, "image_mode": camera}
+        self.dataset = self.opened(fps=FPS, **options)
         self.add_now([[k / FPS for k in range(first)]])
         self.reader = self.opened(readonly=True)
 
     def opened(self, **options: Any) -> LeRobotDatasetV2:
-        dataset = LeRobotDatasetV2(self.root, **options)
+        dataset = LeRobotDatasetV2(self.root, image_dtype="uint8", **options)
         dataset.set_delta_timestamps(DELTAS, on_hole="nearest")
         return dataset
 
@@ -254,6 +156,11 @@ class DatasetMachine(RuleBasedStateMachine):
             frame["value"] = value
         return edited
 
+    @rule()
+    def take_snapshot(self) -> None:
+        self.dataset.snapshot(self.folder / "snapshot")
+        self.snapshot = copy.deepcopy(self.model)
+
     # What befalls him
 
     @rule(lengths=LENGTHS, after=st.integers(0, 40), no_flush=st.booleans())
@@ -320,6 +227,21 @@ class DatasetMachine(RuleBasedStateMachine):
             pass
         self.crash()
 
+    @rule(after=st.integers(0, 60))
+    def crash_while_taking_a_snapshot(self, after: int) -> None:
+        try:
+            with observed(Killing(after)):
+                self.dataset.snapshot(self.folder / "snapshot")
+        except KilledError:
+            pass
+        self.crash()
+        if (self.folder / "snapshot" / "metadata.json").exists():  # the one before, or the one under way
+            generation = LeRobotDatasetV2(self.folder / "snapshot", readonly=True).generation
+            if generation == self.reader.generation:
+                self.snapshot = copy.deepcopy(self.model)
+        else:
+            assert self.snapshot is None
+
     def crash(self) -> None:
         self.drop()
         self.dataset = self.opened()
@@ -338,10 +260,21 @@ class DatasetMachine(RuleBasedStateMachine):
         ranges = self.dataset.episode_data_index
         return {i for a, b in zip(ranges["from"].tolist(), ranges["to"].tolist(), strict=True) for i in range(a, b)}
 
-    # Rules for snapshots (a copy equals the model at its moment, and the dataset goes on) and for `verify` (finds
-    # nothing, ever) belong here.
-
     # What holds after each step
+
+    @rule()
+    def every_byte_is_as_it_was_written(self) -> None:
+        if any(frame is not None for frame in self.model.slots):
+            assert verify(self.root).problems == []
+
+    @precondition(lambda self: self.snapshot is not None)
+    @rule()
+    def the_snapshot_is_as_it_was_taken(self) -> None:
+        assert self.snapshot is not None
+        assert verify(self.folder / "snapshot").problems == []
+        copied = LeRobotDatasetV2(self.folder / "snapshot", readonly=True, image_dtype="uint8")
+        copied.set_delta_timestamps(DELTAS, on_hole="nearest")
+        check(copied, self.snapshot)
 
     @invariant()
     def everybody_sees_what_is_stored(self) -> None:
