@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,9 @@ import pytest
 import roboreel
 from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
+from roboreel.store import repair, verify
+from tests import damage
+from tests.damage import MODES
 from tests.lerobot_folders import write_v3
 from tests.recordings import made, recording
 from tests.test_durability import Failing
@@ -153,4 +157,96 @@ def test_an_import_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         assert take_in(root, Failing()) == whole
         assert [path.name for path in place.iterdir()] == ["dataset"]
         LeRobotDatasetV2.check_storage_dir_integrity(root)
+        shutil.rmtree(root)
+
+
+class KilledError(BaseException):
+    """What no error handling of the library may mistake for a failure that it can mend."""
+
+
+def overwrite(dataset: LeRobotDatasetV2) -> None:
+    dataset.add_episodes(recording(4, 7))
+
+
+def edit_open(dataset: LeRobotDatasetV2) -> None:
+    with dataset.edit("action") as actions:
+        actions[[1, 2, 5]] = -1
+
+
+def killed_at(root: Path, change: Callable[[LeRobotDatasetV2], None], at: int) -> None:
+    """Have a writer die at its effect number `at`: nothing works from there on, and nothing is closed."""
+    counting = Failing()
+
+    def kill(kind: str, path: Path) -> None:
+        if counting.seen >= at:
+            raise KilledError
+        counting(kind, path)
+
+    dataset = LeRobotDatasetV2(root)
+    with observed(kill), contextlib.suppress(KilledError):
+        change(dataset)
+    dataset._opening._writer = None
+
+
+@pytest.mark.parametrize("change", [overwrite, edit_open], ids=lambda change: change.__name__)
+def test_what_a_dead_writer_left_can_be_taken_over_at_any_try(
+    tmp_path: Path, change: Callable[[LeRobotDatasetV2], None]
+) -> None:
+    source = tmp_path / "source"
+    made(source, [4, 3], **RING).close()
+    counting = Failing()
+    with observed(counting):
+        change(LeRobotDatasetV2(shutil.copytree(source, tmp_path / "whole")))
+    tried = 0
+    for died in range(1, counting.seen, 5):
+        killed = shutil.copytree(source, tmp_path / "killed")
+        killed_at(killed, change, died)
+        before = seen(LeRobotDatasetV2(killed, readonly=True))
+        at, done = 0, False
+        while not done:
+            root = shutil.copytree(killed, tmp_path / "taken over")
+            failing = Failing(at)
+            try:
+                with observed(failing):
+                    edit_nothing(root)
+            except roboreel.StorageError:
+                tried += 1
+            done = failing.seen <= at
+            assert seen(LeRobotDatasetV2(root, readonly=True)) == before
+            edit_nothing(root)
+            assert seen(LeRobotDatasetV2(root)) == before
+            assert verify(root).problems == []
+            shutil.rmtree(root)
+            at += 1
+        shutil.rmtree(killed)
+    assert tried > counting.seen // 2
+
+
+def edit_nothing(root: Path) -> None:
+    """Take the writer's lock, which ends what was left half done, and change nothing."""
+    with LeRobotDatasetV2(root) as dataset, dataset.edit("action"):
+        pass
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_repair_that_fails_can_be_done_again_and_never_costs_a_good_episode(tmp_path: Path, mode: str) -> None:
+    source = damage.dataset(tmp_path / "source", mode)
+    whole = damage.episodes(source)
+    damaged = shutil.copytree(source, tmp_path / "damaged")
+    damage.flip(damaged / "columns" / "action.bin", 5 * 4, 0xFF)  # a frame of the second episode
+    damage.flip(damaged / "owners.bin", 9 * 8, 2)  # put right from the table
+    damage.flip(damaged / "state.bin", 4096 + 50, 1)
+    counting = Failing()
+    with observed(counting):
+        root = shutil.copytree(damaged, tmp_path / "whole")
+        assert repair(root).remaining == []
+    repaired = damage.episodes(root)
+    assert len(repaired) == len(whole) - 1
+    for at in range(counting.seen):
+        root = shutil.copytree(damaged, tmp_path / f"fails at {at}")
+        with observed(Failing(at)), contextlib.suppress(roboreel.StorageError):
+            repair(root)
+        assert repair(root).remaining == []
+        assert damage.episodes(root) == repaired
+        assert verify(root).problems == []
         shutil.rmtree(root)
