@@ -198,7 +198,7 @@ def test_what_a_dead_writer_left_can_be_taken_over_at_any_try(
     with observed(counting):
         change(LeRobotDatasetV2(shutil.copytree(source, tmp_path / "whole")))
     tried = 0
-    for died in range(1, counting.seen, 5):
+    for died in range(2, counting.seen, 9):
         killed = shutil.copytree(source, tmp_path / "killed")
         killed_at(killed, change, died)
         before = seen(LeRobotDatasetV2(killed, readonly=True))
