@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roboreel.columns.base import Column, Frames
 from roboreel.errors import StorageDirCorruptError
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.format.files import DataFile
 from roboreel.schema import KeySpec
 
@@ -20,16 +20,22 @@ def map_slots(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], capacity
     """Map `capacity` slots of a file read-only; refuse a file that is shorter, which would end in a SIGBUS."""
     wanted = capacity * dtype.itemsize * int(np.prod(shape, dtype=object))
     try:
-        present = os.stat(path).st_size
+        file = os.fdopen(files.open_to_read(path), "rb")
     except FileNotFoundError:
         raise StorageDirCorruptError(f"{path} is missing; restore it from a copy") from None
-    if present < wanted:
-        raise StorageDirCorruptError(
-            f"{path} has {present:,} bytes; {capacity} frames need {wanted:,}: it was cut short; restore it from a copy"
-        )
-    if wanted == 0:  # the system refuses to map nothing
-        return np.zeros((capacity, *shape), dtype)
-    mapping = np.memmap(path, dtype, "r", shape=(capacity, *shape))
+    with file:
+        present = os.fstat(file.fileno()).st_size
+        if present < wanted:
+            raise StorageDirCorruptError(
+                f"{path} has {present:,} bytes; {capacity} frames need {wanted:,}: it was cut short; "
+                "restore it from a copy"
+            )
+        if wanted == 0:  # the system refuses to map nothing
+            return np.zeros((capacity, *shape), dtype)
+        try:
+            mapping = np.memmap(file, dtype, "r", shape=(capacity, *shape))
+        except OSError as error:
+            raise files.storage_error(f"mapping {path}", error) from error
     return mapping.view(np.ndarray)  # np.memmap adds about 1 us of Python to every slice
 
 

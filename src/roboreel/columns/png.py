@@ -31,7 +31,7 @@ class PngColumn(Column):
                 out[k] = out[decoded[where]]
                 continue
             path = paths.image_path(self._root, self.spec.name, *where)
-            out[k] = decode_png(path.read_bytes(), self.spec.shape, str(path))
+            out[k] = decode_png(files.read_file(path), self.spec.shape, str(path))
             decoded[where] = k
 
 

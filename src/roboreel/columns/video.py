@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +22,16 @@ _TABLES_KEPT = 512
 
 
 def _read_table(path: Path) -> FrameTable:
-    status = path.stat()  # a directory may be removed and made again
+    try:
+        status = path.stat()  # a directory may be removed and made again
+    except NotADirectoryError as error:
+        raise files.not_regular(path) from error
     return _parsed_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=_TABLES_KEPT)
 def _parsed_table(path: Path, identity: tuple[int, ...]) -> FrameTable:  # noqa: ARG001 - it is for the cache
-    return FrameTable.from_bytes(path.read_bytes(), str(path))
+    return FrameTable.from_bytes(files.read_file(path), str(path))
 
 
 class VideoColumn(Column):
@@ -49,6 +53,8 @@ class VideoColumn(Column):
             here = np.flatnonzero(clips["file"] == file)
             decoded = out if len(here) == len(out) else np.empty((len(here), *out.shape[1:]), out.dtype)
             path = paths.video_path(self._root, self.spec.name, file)
+            if path.exists() and not path.is_file():
+                raise files.not_regular(path)  # the decoder would wait for what a pipe never gives
             try:
                 default_pool().read(path, self.table(file), wanted[here], decoded)
             except VideoError as error:
@@ -106,7 +112,10 @@ class VideoWriter:
     def _temporary(self) -> Path:
         target = paths.video_path(self._root, self.spec.name, self._next_file)
         files.make_dir(target.parent)
-        return target.with_name("new.mp4")
+        temporary = target.with_name("new.mp4")
+        if os.path.lexists(temporary):  # left by a writer that died; the encoder would write through a link
+            files.remove(temporary)
+        return temporary
 
     def _publish(self, temporary: Path, table: FrameTable, source: str) -> int:
         if (table.height, table.width) != self.spec.shape[:2]:

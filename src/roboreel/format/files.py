@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.errors import DiskSpaceError, StorageError
+from roboreel.errors import DiskSpaceError, StorageDirCorruptError, StorageError
 
 Observer = Callable[[str, Path], None]
 """Called with the kind of effect (`create`, `write`, `allocate`, `truncate`, `sync`, `rename`, `remove`,
@@ -42,6 +43,8 @@ class Effect:
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV)
+"""A link where none is followed, and things that can be opened in no way that is of use."""
 _ZEROS = bytes(1 << 20)
 _observers: list[Observer] = []
 _recorders: list[Callable[[Effect], None]] = []
@@ -88,6 +91,67 @@ def storage_error(what: str, error: OSError) -> StorageError:
     return StorageError(f"{what} failed: {error.strerror or error}")
 
 
+def open_to_read(path: Path) -> int:
+    """Return a descriptor of a regular file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        StorageDirCorruptError: a pipe, a directory or a device is, which would be read for ever, or not at all.
+    """
+    try:
+        return _open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise storage_error(f"opening {path}", error) from error
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file; raises as `open_to_read`."""
+    with os.fdopen(open_to_read(path), "rb") as file:
+        return file.read()
+
+
+def _open_regular(path: Path, flags: int) -> int:
+    """Open without waiting, as a pipe has one do; for writing also without following a link, which leads elsewhere."""
+    if flags & os.O_ACCMODE != os.O_RDONLY:
+        flags |= os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise not_regular(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise not_regular(path)
+    return fd
+
+
+def not_regular(path: Path) -> StorageDirCorruptError:
+    return StorageDirCorruptError(
+        f"{path} is not a regular file, but a link, a directory or a device, or lies beneath one that is no directory: "
+        "put the file itself there"
+    )
+
+
+def check_file(path: Path) -> None:
+    """Refuse whatever is neither a file of the directory itself nor missing; links are not followed."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise not_regular(path)
+
+
+def check_dir(path: Path) -> None:
+    """Refuse whatever is neither a directory nor missing; through a link others' files would be written and swept."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise StorageDirCorruptError(
+                f"{path} is not a directory, but a link or a file: nothing is written there; put the directory itself "
+                "there"
+            )
+
+
 class DataFile:
     """An open file that is written at given offsets, so that mappings of it in other processes see it at once."""
 
@@ -96,10 +160,10 @@ class DataFile:
         self.dirty = True  # also at first: what a writer that died has left may not have reached the device
         if create:
             with _effect("create", path):
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._fd = _open_regular(path, os.O_RDWR | os.O_CREAT)
         else:
             try:
-                self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                self._fd = _open_regular(path, os.O_RDWR)
             except OSError as error:
                 raise storage_error(f"opening {path} for writing", error) from error
 
@@ -183,13 +247,15 @@ def make_dir(path: Path) -> bool:
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a whole file whose name nobody knows yet: durable only after `sync_path`."""
-    with _effect("write", path, data=data, whole=True), open(path, "wb") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with _effect("write", path, data=data, whole=True), os.fdopen(_open_regular(path, flags), "wb") as file:
         file.write(data)
 
 
 def copy_new(source: Path, path: Path) -> None:
     """Copy a file's content (by reference where the file system can) under a name that nobody knows yet."""
     with _effect("write", path, whole=True, source=source):
+        check_file(path)
         shutil.copyfile(source, path)
 
 
@@ -216,7 +282,7 @@ def replace_atomically(path: Path, data: bytes) -> None:
 def sync_path(path: Path) -> None:
     """Have a file's content, or a directory's entries, reach the device."""
     with _effect("sync", path):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             os.fsync(fd)
         finally:

@@ -26,6 +26,8 @@ class WriterLock:
     """Held from construction to `release()`; `DatasetLockedError` names the holder."""
 
     def __init__(self, root: Path) -> None:
+        files.check_file(root / paths.LOCK)
+        files.check_file(root / paths.LOCK_OWNER)
         self._root = root
         self._pid = os.getpid()
         self._lock = filelock.FileLock(root / paths.LOCK, thread_local=False)
@@ -61,16 +63,16 @@ _ADVICE = "wait until it has called close(), or open with readonly=True to read 
 
 def _holder(root: Path) -> str:
     try:
-        holder = json.loads((root / paths.LOCK_OWNER).read_text())
+        holder = json.loads(files.read_file(root / paths.LOCK_OWNER))
         return f"process {holder['pid']} on host {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
 
 def writer_is_alive(root: Path) -> bool:
     """Whether some process holds the writer's lock; needs no permission to write."""
     try:
-        fd = os.open(root / paths.LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(root / paths.LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:

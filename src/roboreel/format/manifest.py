@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import uuid
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy as np
 import xxhash
 
 from roboreel.errors import InvalidArgumentError, NotADatasetError, StorageDirCorruptError
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.schema import STRING_CODE_DTYPE, KeySpec, index_keys
 
 FORMAT = "roboreel"
@@ -138,10 +139,13 @@ def read_manifest(root: Path) -> tuple[Manifest, int]:
     """
     path = root / paths.METADATA
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if not root.is_dir():
+            raise FileNotFoundError
+        with os.fdopen(files.open_to_read(path), "rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
             raise StorageDirCorruptError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: not written by roboreel")
-        raw = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         check_no_lerobot(root)
         what = f"holds no {paths.METADATA}" if root.is_dir() else "does not exist" if not root.exists() else "is a file"
         raise NotADatasetError(f"{root} is not a roboreel dataset: it {what}") from None
@@ -211,9 +215,9 @@ def _parse(document: Any, path: Path) -> Manifest:
 def is_unfinished(root: Path) -> bool:
     """Whether the directory holds half an import."""
     try:
-        document = json.loads((root / paths.METADATA).read_bytes())
+        document = json.loads(files.read_file(root / paths.METADATA))
         return document["format"] == FORMAT and UNFINISHED in document["incompatible"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

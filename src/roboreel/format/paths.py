@@ -26,10 +26,10 @@ TEMPORARY = ".tmp"
 BACKUP = ".bak"
 """Ends the name of what `roboreel repair` keeps of a file that it writes anew."""
 
-ENTRIES = frozenset(
-    {METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER}
-    | {COLUMNS, CHECKSUMS, REDO, REDO + TEMPORARY, REQUESTS, IMAGES, VIDEOS}
-)
+DIRECTORIES = frozenset({COLUMNS, CHECKSUMS, REQUESTS, IMAGES, VIDEOS})
+ENTRIES = DIRECTORIES | {
+    *(METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER, REDO, REDO + TEMPORARY)
+}
 """Every entry that a dataset directory may have of ours; anything else in it is somebody else's."""
 
 IMAGE_TEMPLATE = "images/{key}/{row:09d}/{frame:06d}.png"

@@ -16,7 +16,7 @@ from roboreel.columns.memmap import MemmapColumn, map_slots
 from roboreel.columns.png import PngColumn
 from roboreel.columns.video import VideoColumn
 from roboreel.errors import StorageDirCorruptError
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.format.lock import boot_id
 from roboreel.format.manifest import Manifest
 from roboreel.format.records import (
@@ -60,7 +60,7 @@ class Following:
         """The live record of a writer that was found dead: what it was overwriting is lost, not in the making."""
         self._pending: Redo | None = None
         """The edit that a dead writer has committed and not wholly applied: readers take its values from here."""
-        self._fds = {name: os.open(root / name, os.O_RDONLY | os.O_CLOEXEC) for name in _followed(root)}
+        self._fds = {name: files.open_to_read(root / name) for name in _followed(root)}
         self.columns: dict[str, Column] = {}
         self.checksums: dict[str, NDArray[np.uint64]] = {}
         """xxh3-64 of each frame: (capacity,) for every key that is not stored as video."""
@@ -174,7 +174,7 @@ class Following:
 
 def _followed(root: Path) -> list[str]:
     names = [paths.STATE, paths.EPISODES, paths.STRINGS]
-    if missing := [name for name in names if not (root / name).is_file()]:
+    if missing := [name for name in names if not (root / name).exists()]:
         raise StorageDirCorruptError(f"{root} lacks the files {missing}; restore them from a copy")
     return names
 

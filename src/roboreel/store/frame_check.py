@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from roboreel.columns.frame_table import FrameTable, video_digest
 from roboreel.errors import DatasetBusyError, RoboreelError
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, OWNER_ROW_MASK
 from roboreel.schema import (
@@ -47,7 +47,7 @@ class SlotReader:
     def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> None:
         self._dtype, self._shape = dtype, shape
         self._bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = files.open_to_read(path)
 
     def read(self, slots: Ints) -> NDArray[Any]:
         """Return what ascending slots hold, (n, *shape); zeros for what is beyond the end of the file."""
@@ -199,10 +199,10 @@ class FrameCheck:
     def _png_hash(self, key: str, slot: int) -> int | None:
         """Return the file's hash; None where it is missing, which is told of elsewhere, and -1 where unreadable."""
         try:
-            return xxhash.xxh3_64_intdigest(self._png(key, slot).read_bytes())
+            return xxhash.xxh3_64_intdigest(files.read_file(self._png(key, slot)))
         except FileNotFoundError:
             return None
-        except OSError:
+        except (OSError, RoboreelError):
             return -1
 
     def _videos(self, key: str) -> Iterator[Problem]:
@@ -227,7 +227,7 @@ class FrameCheck:
         path = paths.video_path(self._store.root, key, file)
         table_path = paths.frame_table_path(self._store.root, key, file)
         try:
-            table = FrameTable.from_bytes(table_path.read_bytes(), "the frame table")
+            table = FrameTable.from_bytes(files.read_file(table_path), "the frame table")
         except FileNotFoundError:
             return table_path, "is missing"
         except (OSError, RoboreelError) as error:

@@ -33,6 +33,7 @@ from roboreel.format.records import (
 )
 from roboreel.format.redo import Redo, redo_hash
 from roboreel.store.frame_check import BLOCK_BYTES, FrameCheck, SlotReader
+from roboreel.store.layout import check_entries
 from roboreel.store.records import StateFile
 from roboreel.store.slots import frame_checksums
 from roboreel.store.store import Store
@@ -59,6 +60,7 @@ def mend_small_files(root: Path) -> list[str]:
         StorageDirCorruptError: what is lost cannot be made again; nothing that is good was changed.
     """
     done = [*_mend_records(root), *_mend_metadata(root)]
+    check_entries(root, read_manifest(root)[0].keys)
     if (rebuilt := _rebuilt_state(root)) is not None:
         _put_live(root, rebuilt)
         done.append(f"{paths.STATE}: no record was whole; made anew from {paths.EPISODES}: {rebuilt.rows} episodes")
@@ -109,7 +111,7 @@ def mended_bit(raw: bytes, is_right: Callable[[bytes], bool]) -> bytes | None:
 def keep_copy(path: Path) -> None:
     """Keep what a file is before it is written anew; of several repairs the first copy stays."""
     kept = path.with_name(path.name + paths.BACKUP)
-    if path.exists() and not kept.exists():
+    if path.is_file() and not kept.exists():
         files.copy_new(path, kept)
 
 
@@ -369,7 +371,7 @@ def _sums_of_data(structure: Structure, key: str, first: int) -> Iterator[tuple[
             for slot in range(start, stop):
                 image = paths.image_path(root, key, row, slot - int(table.starts[row]))
                 if image.is_file():
-                    yield np.array([slot]), np.array([xxhash.xxh3_64_intdigest(image.read_bytes())], CHECKSUM_DTYPE)
+                    yield np.array([slot]), np.array([xxhash.xxh3_64_intdigest(files.read_file(image))], CHECKSUM_DTYPE)
             continue
         for at in range(start, min(stop, whole), step):
             slots = np.arange(at, min(at + step, stop, whole))

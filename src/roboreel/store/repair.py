@@ -23,6 +23,7 @@ from roboreel.format.records import CHECKSUM_DTYPE, LIVE_OFFSET, OWNER_DTYPE, is
 from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 from roboreel.store.check import is_dataset
 from roboreel.store.frame_check import FrameCheck, SlotReader
+from roboreel.store.layout import check_entries
 from roboreel.store.leftovers import leftovers
 from roboreel.store.mending import keep_copy, mend_small_files, mended_bit
 from roboreel.store.problem import Problem
@@ -58,6 +59,7 @@ def repair(root: Path) -> Repaired:
     """
     if not is_dataset(root):
         read_manifest(root)  # says what is there instead
+    check_entries(root)
     lock = WriterLock(root)
     try:
         done = mend_small_files(root)
@@ -163,7 +165,7 @@ class _FrameMender:
         images = [paths.image_path(root, key, row, slot - first) for slot in where.tolist()]
         if not all(image.is_file() for image in images):
             return None
-        return np.array([xxhash.xxh3_64_intdigest(image.read_bytes()) for image in images], CHECKSUM_DTYPE)
+        return np.array([xxhash.xxh3_64_intdigest(files.read_file(image)) for image in images], CHECKSUM_DTYPE)
 
     def _table_saved(self, path: Path) -> bool:
         """Put a frame table's flipped bit right, or make the table anew from its video, if that is readable."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from roboreel import errors
-from roboreel.errors import DatasetBusyError, RoboreelError, StorageError
+from roboreel.errors import DatasetBusyError, RoboreelError, StorageDirCorruptError, StorageError
 from roboreel.format import clone, files, paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.store.cloning import SnapshotReport
@@ -36,20 +36,22 @@ def serve(root: Path, snapshot: Callable[[Path], SnapshotReport]) -> None:
     if not os.path.exists(os.path.join(root, paths.REQUESTS)):  # a look of 2 us, because it is taken at each episode
         return
     folder = root / paths.REQUESTS
+    if folder.is_symlink():  # what we sweep there would be somebody else's
+        return
     with contextlib.suppress(OSError):
         for question in sorted(folder.glob("*" + _QUESTION)):
             if _is_waited_for(question) and not question.with_suffix(_ANSWER).exists():
                 _answer(question, snapshot)
         for answer in folder.iterdir():
-            if answer.suffix != _QUESTION and not answer.with_suffix(_QUESTION).exists():
+            if answer.suffix in (_ANSWER, paths.TEMPORARY) and not answer.with_suffix(_QUESTION).exists():
                 files.remove(answer)
         clone.remove_if_empty(folder)
 
 
 def _answer(question: Path, snapshot: Callable[[Path], SnapshotReport]) -> None:
     try:
-        asked = json.loads(question.read_bytes())
-    except (OSError, ValueError):  # being written, or gone
+        asked = json.loads(files.read_file(question))
+    except (OSError, ValueError, RoboreelError, RecursionError):  # being written, or gone
         return
     try:
         reply = asdict(snapshot(Path(asked["dest"])))
@@ -63,8 +65,8 @@ def _answer(question: Path, snapshot: Callable[[Path], SnapshotReport]) -> None:
 def _is_waited_for(question: Path) -> bool:
     """Whether somebody holds its lock; else it is removed, under our lock: whoever comes for it then sees it gone."""
     try:
-        fd = os.open(question, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        fd = files.open_to_read(question)
+    except (FileNotFoundError, StorageDirCorruptError):
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,6 +128,7 @@ def _asked(root: Path, dest: Path) -> Iterator[Path]:
 def _put(question: Path, data: bytes) -> int:
     """Write and lock the question; until it is locked, or its folder has a file, a writer may sweep it away."""
     for _ in range(_TRIES):
+        files.check_dir(question.parent)
         try:
             files.make_dir(question.parent)
             files.write_new(question, data)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from roboreel.columns.base import Frames
 from roboreel.columns.memmap import MemmapColumn
 from roboreel.errors import DatasetBusyError, InvalidArgumentError, StorageDirCorruptError, UnknownKeyError
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.format.manifest import read_manifest
 from roboreel.format.records import (
@@ -219,7 +219,7 @@ class Store(Following):
         """The edit that the current record refers to."""
         path = self.root / paths.REDO
         try:
-            return Redo.from_bytes(path.read_bytes(), self.state.redo, dict(self.manifest.keys))
+            return Redo.from_bytes(files.read_file(path), self.state.redo, dict(self.manifest.keys))
         except OSError as error:
             raise StorageDirCorruptError(f"{path}, an edit half applied, cannot be read: {error}") from error
 

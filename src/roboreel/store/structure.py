@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.errors import StorageDirCorruptError
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.format.lock import boot_id
 from roboreel.format.manifest import Manifest, metadata_hash, read_manifest
 from roboreel.format.records import (
@@ -269,7 +269,7 @@ def size_of(path: Path) -> int:
     """Bytes of a file; -1 where there is none."""
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return -1
 
 
@@ -293,7 +293,7 @@ def _name(root: Path, path: Path) -> str:
 def read_or_nothing(path: Path, size: int = -1) -> bytes:
     """Return the first `size` bytes of a small file, all of it where -1; nothing where it is missing."""
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(files.open_to_read(path), "rb") as file:
             present = os.fstat(file.fileno()).st_size
             return file.read(present if size < 0 else min(size, present))  # asked for more, it would take the memory
     except FileNotFoundError:
