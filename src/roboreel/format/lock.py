@@ -23,11 +23,14 @@ _ACQUIRE_TIMEOUT_S = 0.2
 
 
 class WriterLock:
-    """Held from construction to `release()`; `DatasetLockedError` names the holder."""
+    """Held from construction to `release()`; `DatasetLockedError` names the holder.
+
+    `StorageDirCorruptError` where a link, or anything else, stands in the place of a file or directory of a dataset.
+    """
 
     def __init__(self, root: Path) -> None:
-        files.check_file(root / paths.LOCK)
-        files.check_file(root / paths.LOCK_OWNER)
+        for name in paths.ENTRIES:  # what is written through a link, or swept, would be somebody else's
+            (files.check_dir if name in paths.DIRECTORIES else files.check_file)(root / name)
         self._root = root
         self._pid = os.getpid()
         self._lock = filelock.FileLock(root / paths.LOCK, thread_local=False)

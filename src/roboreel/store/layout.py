@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from roboreel.errors import DatasetLockedError, InvalidArgumentError
@@ -32,20 +32,6 @@ def check_empty(root: Path) -> None:
         raise InvalidArgumentError(
             f"storage_dir {root} holds other things ({', '.join(foreign[:5])}); give an empty or a new directory"
         )
-
-
-def check_entries(root: Path, keys: Iterable[str] = ()) -> None:
-    """Refuse to write where a link or anything else stands in the place of a file or directory of a dataset.
-
-    What is written would be written, and what is swept be swept, in somebody else's directory.
-    """
-    for name in paths.ENTRIES:
-        (files.check_dir if name in paths.DIRECTORIES else files.check_file)(root / name)
-    for key in keys:
-        files.check_file(paths.column_path(root, key))
-        files.check_file(paths.checksum_path(root, key))
-        files.check_dir(paths.image_dir(root, key, 0).parent)
-        files.check_dir(paths.video_path(root, key, 0).parent)
 
 
 @contextlib.contextmanager

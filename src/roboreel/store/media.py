@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from roboreel.columns.png import PngWriter
 from roboreel.columns.video import VideoWriter
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.episode import Episode
 from roboreel.store.store import Store
@@ -26,6 +26,8 @@ class MediaFiles:
         self._pngs: dict[str, PngWriter] = {}
         self._videos: dict[str, VideoWriter] = {}
         for key, spec in store.manifest.keys.items():
+            for path_of in (paths.image_dir, paths.video_path):
+                files.check_dir(path_of(store.root, key, 0).parent)  # what is swept there must be ours
             if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
                 self._videos[key] = VideoWriter(store.root, spec, store.manifest.fps, self._next_video(key))
             elif spec.image_mode is LeRobotDatasetV2ImageMode.PNG:

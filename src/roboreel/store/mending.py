@@ -33,7 +33,6 @@ from roboreel.format.records import (
 )
 from roboreel.format.redo import Redo, redo_hash
 from roboreel.store.frame_check import BLOCK_BYTES, FrameCheck, SlotReader
-from roboreel.store.layout import check_entries
 from roboreel.store.records import StateFile
 from roboreel.store.slots import frame_checksums
 from roboreel.store.store import Store
@@ -60,7 +59,6 @@ def mend_small_files(root: Path) -> list[str]:
         StorageDirCorruptError: what is lost cannot be made again; nothing that is good was changed.
     """
     done = [*_mend_records(root), *_mend_metadata(root)]
-    check_entries(root, read_manifest(root)[0].keys)
     if (rebuilt := _rebuilt_state(root)) is not None:
         _put_live(root, rebuilt)
         done.append(f"{paths.STATE}: no record was whole; made anew from {paths.EPISODES}: {rebuilt.rows} episodes")

@@ -23,7 +23,6 @@ from roboreel.format.records import CHECKSUM_DTYPE, LIVE_OFFSET, OWNER_DTYPE, is
 from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 from roboreel.store.check import is_dataset
 from roboreel.store.frame_check import FrameCheck, SlotReader
-from roboreel.store.layout import check_entries
 from roboreel.store.leftovers import leftovers
 from roboreel.store.mending import keep_copy, mend_small_files, mended_bit
 from roboreel.store.problem import Problem
@@ -59,7 +58,6 @@ def repair(root: Path) -> Repaired:
     """
     if not is_dataset(root):
         read_manifest(root)  # says what is there instead
-    check_entries(root)
     lock = WriterLock(root)
     try:
         done = mend_small_files(root)

@@ -30,7 +30,7 @@ from roboreel.store.cloning import SnapshotReport, take_snapshot
 from roboreel.store.editing import apply_redo, drop_redo, make_draft, make_redo
 from roboreel.store.episode import Episode, is_regular, parse_episode
 from roboreel.store.episodes import lost_row
-from roboreel.store.layout import check_entries, creating, frame_bytes, make_files
+from roboreel.store.layout import creating, frame_bytes, make_files
 from roboreel.store.media import MediaFiles
 from roboreel.store.records import StateFile
 from roboreel.store.requests import serve
@@ -62,11 +62,9 @@ class Writer:
     @classmethod
     def open(cls, root: Path) -> Writer:
         """Take the lock and open a dataset for writing; clean up after a writer that died."""
-        check_entries(root)
         lock = WriterLock(root)
         try:
             store = Store.open(root)
-            check_entries(root, store.manifest.keys)
             writer = cls(store, lock)
             writer._recover()
             return writer
