@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 
 from roboreel import InvalidArgumentError, LeRobotDatasetV2
+from roboreel.columns.cache_file import CacheFile
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import decode_png
 from roboreel.format import files, paths
@@ -44,6 +46,25 @@ def test_state_record() -> None:
     assert raw[136:248] == bytes(112)
     assert raw[248:].hex() == "505ed55cd0a6e406"
     assert State.from_bytes(raw) == state
+
+
+def test_cache_table(tmp_path: Path) -> None:
+    """What is in `cache/` is no part of the data, and one process writes what another one reads."""
+    file = CacheFile(tmp_path, "observation.image", 4)
+    file.resize(3, 2)
+    file.fill(np.array([2]), np.array([9], np.uint64), np.array([[1, 2, 3, 4]], np.uint8))
+    raw = paths.cache_slots_path(tmp_path, "observation.image").read_bytes()
+    assert raw[:40].hex(" ", 8) == (
+        "5252434143484501 0400000000000000 0200000000000000 0100000000000000 0000000000000000"
+    )
+    assert raw[40:512] == bytes(472)
+    assert raw[512:560] == bytes(48)
+    assert (
+        raw[560:].hex(" ", 8)
+        == "0100000000000000 0900000000000000 " + xxhash.xxh3_64(bytes([1, 2, 3, 4]), seed=9).digest()[::-1].hex()
+    )
+    pixels = paths.cache_pixels_path(tmp_path, "observation.image")
+    assert (pixels.name, pixels.read_bytes()) == ("observation.image.pixels", bytes([1, 2, 3, 4, 0, 0, 0, 0]))
 
 
 def test_episode_row() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import tyro
 
+from roboreel.cli.caching import cache_line
 from roboreel.columns.video import VideoColumn
+from roboreel.format import paths
 from roboreel.format.manifest import VERSION
-from roboreel.store import Store
+from roboreel.store import Store, cache_report
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def collect(root: Path) -> dict[str, Any]:
             "tasks": _tasks(store),
             "keys": {key: {"dtype": spec.dtype.name, **_key(store, key)} for key, spec in manifest.keys.items()},
             "bytes": store.bytes_on_disk(),
+            "decoded_cache": cache_report(root / paths.CACHE, manifest).to_dict(),
             "provenance": dict(manifest.provenance),
         }
     finally:
@@ -95,6 +98,8 @@ def describe(root: Path) -> str:
         f"  capacity   {info['capacity']:,} frames, {kind}",
         f"  on disk    {info['bytes'] / 1e6:,.1f} MB",
     ]
+    if info["decoded_cache"]["bytes"]:
+        lines.append(f"  decoded    {cache_line(info['decoded_cache'])}")
     if info["lost_frames"]:
         lines.append(f"  lost       {info['lost_frames']:,} frames, being overwritten when their writer died")
     if "format" in info["provenance"]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "info": ("roboreel.cli.info", "show what a dataset holds"),
     "forecast": ("roboreel.cli.forecasting", "say how many bytes a recording like this one will take"),
     "snapshot": ("roboreel.cli.snapshotting", "copy a dataset as it stands, also while it is written"),
+    "cache": ("roboreel.cli.caching", "show or clear the frames that were decoded once and kept"),
     "verify": ("roboreel.cli.verifying", "compare every byte of a dataset with its checksums"),
     "repair": ("roboreel.cli.repairing", "make a damaged dataset whole, dropping what cannot be saved"),
     "train": ("roboreel.cli.training", "train a policy on a dataset"),

@@ -17,7 +17,7 @@ from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_w
 from roboreel.dataset.recording import Recording
 from roboreel.errors import EpisodeNotFoundError, FrameIndexError, InvalidArgumentError, UnknownKeyError
 from roboreel.stats import KeyStats
-from roboreel.store import AskedMode, AskedOptions, CameraStorage, Episode, Store
+from roboreel.store import AskedMode, AskedOptions, CacheReport, CameraStorage, Episode, Store
 from roboreel.windows import tolerance_s
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class LeRobotDatasetV2(Recording):
         image_dtype: str = "float32",
         video_options: AskedOptions = None,
         episodes: Sequence[int] | None = None,
+        decoded_cache: str | tuple[str, str | Path] | None = None,
         readonly: bool = False,
     ) -> None:
         """Open the dataset in `storage_dir`; where there is none, the first `add_episodes` makes it.
@@ -83,6 +84,8 @@ class LeRobotDatasetV2(Recording):
             video_options: How frames are coded as video: `VideoOptions`, or a dict of them, a camera each. None: what
                 is stored; AV1 as LeRobot writes it when new.
             episodes: Show only these episodes.
+            decoded_cache: Keep frames that were decoded, up to "8GB" of them, for all processes and later runs, in the
+                dataset's directory or, as ("8GB", "/scratch"), elsewhere. What does not fit is decoded each time.
             readonly: Refuse changes; needs neither the lock nor permission to write.
 
         Raises:
@@ -92,7 +95,15 @@ class LeRobotDatasetV2(Recording):
         if image_dtype not in ("float32", "uint8"):
             raise InvalidArgumentError(f"image_dtype={image_dtype!r}; 'float32' and 'uint8' would do")
         cameras = CameraStorage.parse(image_mode, video_options)
-        self._opening = Opening(Path(storage_dir), fps, buffer_capacity, use_as_fifo_buffer, cameras, readonly=readonly)
+        self._opening = Opening(
+            Path(storage_dir),
+            fps,
+            buffer_capacity,
+            use_as_fifo_buffer,
+            cameras,
+            readonly=readonly,
+            decoded_cache=decoded_cache,
+        )
         self._image_dtype = image_dtype
         self._episodes = None if episodes is None else [int(episode) for episode in episodes]
         self.image_transform = image_transform
@@ -128,7 +139,8 @@ class LeRobotDatasetV2(Recording):
             buffer_capacity: Room in frames, or as "20GB"; the import is then the first content of a fixed storage.
             use_as_fifo_buffer: Make it a ring; later episodes overwrite the imported ones.
             progress: Show a progress bar, on a terminal.
-            options: `image_transform`, `delta_timestamps`, `image_dtype`, `episodes`, `readonly` of the constructor.
+            options: `image_transform`, `delta_timestamps`, `image_dtype`, `episodes`, `decoded_cache`,
+                `readonly` of the constructor.
 
         Raises:
             SourceError: the folder cannot be read as what it says it is; `storage_dir` is as it was before.
@@ -184,6 +196,12 @@ class LeRobotDatasetV2(Recording):
     @property
     def num_episodes(self) -> int:
         return len(self.get_unique_episode_indices())
+
+    @property
+    def decoded_cache(self) -> CacheReport | None:
+        """How full the cache of decoded frames is, and how often it was hit; None where none was asked for."""
+        store = self._opening.store()
+        return None if store is None or store.frame_cache is None else store.frame_cache.report()
 
     def __len__(self) -> int:
         store = self._opening.store()

@@ -27,10 +27,12 @@ from roboreel.store import (
     check_no_lerobot,
     check_not_smaller,
     check_ring_place,
+    check_room,
     find_problems,
     infer_keys,
     is_dataset,
     parse_capacity,
+    parse_decoded_cache,
     request_snapshot,
     with_capacity,
 )
@@ -51,6 +53,7 @@ class Opening:
         cameras: CameraStorage,
         *,
         readonly: bool,
+        decoded_cache: Any = None,
     ) -> None:
         self.root = root
         self.fps = _plain(fps)
@@ -58,6 +61,8 @@ class Opening:
         self._capacity = parse_capacity(buffer_capacity)
         self._ring = ring
         self._readonly = readonly
+        self._cache = parse_decoded_cache(decoded_cache)
+        self._cache_checked = False
         self._store: Store | None = None
         self._writer: Writer | None = None
         self._check_arguments()
@@ -67,6 +72,7 @@ class Opening:
         except BaseException:
             self.close()  # not the lock for as long as somebody keeps the error
             raise
+        self._cache_checked = True  # in the middle of training a full disk is no error
 
     def __getstate__(self) -> dict[str, Any]:
         asked = (
@@ -100,6 +106,7 @@ class Opening:
         if self._store is None and is_dataset(self.root):
             store = Store.open(self.root)
             self._check_stored(store)
+            self._use_cache(store)
             self._store = store
             if self._capacity is not None and not self._readonly:
                 self._take_capacity(store)
@@ -120,6 +127,12 @@ class Opening:
         if self._capacity is not None:
             check_not_smaller(store, self._capacity)
         self.cameras.check_stored(manifest.keys.values(), self.root)
+
+    def _use_cache(self, store: Store) -> None:
+        if self._cache is not None:
+            if not self._cache_checked:
+                check_room(self._cache, self.root, store.manifest, store.state.capacity)
+            store.use_cache(self._cache)
 
     def _take_capacity(self, store: Store) -> None:
         asked, manifest = self._capacity, store.manifest
@@ -150,6 +163,7 @@ class Opening:
             ring=bool(self._ring),
         )
         self._writer = Writer.create(self.root, with_capacity(manifest, self._capacity), episode)
+        self._use_cache(self._writer.store)
         self._store = self._writer.store
 
     def _check_writable(self) -> None:
@@ -162,6 +176,7 @@ class Opening:
         if self._writer is None or self._writer.closed:
             self._store = None  # not closed: another thread may be reading from it
             self._writer = Writer.open(self.root)
+            self._use_cache(self._writer.store)
             self._store = self._writer.store
         return self._writer
 

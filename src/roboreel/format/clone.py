@@ -15,11 +15,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from roboreel.format.files import _effect
+from roboreel.format.files import _effect, _open_regular
 
 _FICLONE = 0x40049409  # of linux/fs.h
 _RENAME_SWAP = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
 _AT_FDCWD = -100
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # of linux/falloc.h
 _BLOCK = 4 << 20
 
 _CANNOT = frozenset(
@@ -75,6 +76,24 @@ def copy(source: Path, path: Path, size: int, length: int) -> None:
                 block = block[new.write(block) :]
             left -= got
         os.ftruncate(new.fileno(), length)
+
+
+def punch(path: Path, start: int, stop: int) -> bool:
+    """Give the blocks of bytes [start, stop) back; they read as zeros then, also through mappings. Whether it can."""
+    if sys.platform == "darwin" or start >= stop:
+        return False
+    with _effect("punch", path), os.fdopen(_open_regular(path, os.O_RDWR), "rb+") as file:
+        try:
+            function = _function("fallocate64")
+            function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]  # type: ignore[attr-defined]
+            _call(function, file.fileno(), _KEEP_SIZE | _PUNCH_HOLE, start, stop - start)
+        except AttributeError:  # another C library
+            return False
+        except OSError as error:
+            if error.errno in _CANNOT:
+                return False
+            raise
+    return True
 
 
 def exchange(one: Path, other: Path) -> bool:

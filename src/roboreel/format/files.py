@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from roboreel.errors import DiskSpaceError, StorageDirCorruptError, StorageError
 
 Observer = Callable[[str, Path], None]
-"""Called with the kind of effect (`create`, `write`, `allocate`, `truncate`, `sync`, `rename`, `remove`,
+"""Called with the kind of effect (`create`, `write`, `allocate`, `extend`, `truncate`, `sync`, `rename`, `remove`,
 `mkdir`) and the path."""
 
 
@@ -208,6 +208,12 @@ class DataFile:
         """Cut off what is beyond `size`; the caller knows that nobody has it mapped."""
         if os.fstat(self._fd).st_size > size:
             with _effect("truncate", self.path, offset=size):
+                os.ftruncate(self._fd, size)
+
+    def extend(self, size: int) -> None:
+        """Make the file at least `size` bytes long with a hole, which takes no room and reads as zeros."""
+        if os.fstat(self._fd).st_size < size:
+            with _effect("extend", self.path, offset=size):
                 os.ftruncate(self._fd, size)
 
     def sync(self) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
 import subprocess
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from roboreel.format import files, paths
 
 _ACQUIRE_TIMEOUT_S = 0.2
 """A reader that asks whether a writer lives holds the lock for an instant; that must not look like a writer."""
+_PAUSE_S = 0.001
 
 
 class WriterLock:
@@ -85,6 +89,61 @@ def writer_is_alive(root: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+_in_process = threading.Lock()
+
+
+@contextlib.contextmanager
+def shared_lock(path: Path, timeout_s: float) -> Iterator[bool]:
+    """Hold a lock that many processes take in turn, each for an instant; gives whether it could be had in time.
+
+    A lock of this kind is released by the kernel with the process that holds it, however that ends, and no forked child
+    inherits it. It is also lost when *any* descriptor of the file is closed, so one thread of a process at a time
+    opens and closes it.
+
+    Raises:
+        StorageError: the file cannot be made, or its file system knows no locks.
+    """
+    with _in_process:
+        fd = _locked(path, time.monotonic() + timeout_s)
+        try:
+            yield fd is not None
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+
+def _locked(path: Path, deadline: float) -> int | None:
+    while True:
+        try:
+            with files._effect("create", path):
+                fd = files._open_regular(path, os.O_RDWR | os.O_CREAT)
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None  # the directory has just been removed
+            raise
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
+                return fd  # else its directory was removed while we waited
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                os.close(fd)
+                raise files.storage_error(f"locking {path}", error) from error
+        os.close(fd)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(_PAUSE_S)
+
+
+def _renew_in_process() -> None:
+    """The thread that held it when the process was forked is not there to release it."""
+    global _in_process  # noqa: PLW0603 - a lock cannot be renewed in place
+    _in_process = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_in_process)
 
 
 @lru_cache(maxsize=1)

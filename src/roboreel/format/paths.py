@@ -19,6 +19,9 @@ REDO = "redo.bin"
 REQUESTS = "requests"
 IMAGES = "images"
 VIDEOS = "videos"
+CACHE = "cache"
+"""Frames that were decoded once; nothing is lost with it."""
+CACHE_LOCK = "lock"
 
 TEMPORARY = ".tmp"
 """Ends the name of what is written before it is renamed."""
@@ -26,7 +29,7 @@ TEMPORARY = ".tmp"
 BACKUP = ".bak"
 """Ends the name of what `roboreel repair` keeps of a file that it writes anew."""
 
-DIRECTORIES = frozenset({COLUMNS, CHECKSUMS, REQUESTS, IMAGES, VIDEOS})
+DIRECTORIES = frozenset({COLUMNS, CHECKSUMS, REQUESTS, IMAGES, VIDEOS, CACHE})
 ENTRIES = DIRECTORIES | {
     *(METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER, REDO, REDO + TEMPORARY)
 }
@@ -87,3 +90,13 @@ def video_path(root: Path, key: str, file: int) -> Path:
 
 def frame_table_path(root: Path, key: str, file: int) -> Path:
     return root / FRAME_TABLE_TEMPLATE.format(key=encode_key(key), file=file)
+
+
+def cache_slots_path(folder: Path, key: str) -> Path:
+    """In the cache directory `folder`: which decoded frame of a camera lies where."""
+    return folder / f"{encode_key(key)}.slots"
+
+
+def cache_pixels_path(folder: Path, key: str) -> Path:
+    """In the cache directory `folder`: the decoded frames of a camera."""
+    return folder / f"{encode_key(key)}.pixels"

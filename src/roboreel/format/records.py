@@ -119,6 +119,26 @@ OWNER_EDIT = 1 << 40
 CHECKSUM_DTYPE = np.dtype("<u8")
 """One xxh3-64 a frame and key."""
 
+CACHE_MAGIC = b"RRCACHE\x01"
+CACHE_HEADER_DTYPE = np.dtype(
+    [
+        ("magic", "V8"),
+        ("frame_bytes", "<u8"),
+        ("places", "<u8"),  # frames for which the file of pixels has room
+        ("used", "<u8"),  # places that were given to a slot
+        ("retired", "<u8"),  # 1: cleared; who has the file mapped opens the new one
+        ("reserved", "V472"),
+    ]
+)
+"""Begins a table of decoded frames; then one `CACHE_SLOT_DTYPE` a slot of the dataset."""
+CACHE_SLOT_DTYPE = np.dtype(
+    [
+        ("place", "<u8"),  # 1 + where the slot's pixels lie; 0: it has no place
+        ("identity", "<u8"),  # of the image that they were decoded from; 0: they are being written
+        ("checksum", "<u8"),  # xxh3-64 of the pixels, the identity its seed
+    ]
+)
+
 
 def episode_dtype(video_cameras: int) -> np.dtype[Any]:
     """The row of the episode table of a dataset in which so many cameras are stored as video.

@@ -13,6 +13,14 @@ from roboreel.store.cloning import SnapshotReport
 from roboreel.store.editing import changed_rows, check_editable
 from roboreel.store.episode import Episode, infer_keys
 from roboreel.store.forecast import Forecast, KeyForecast, forecast
+from roboreel.store.frame_cache import (
+    CacheReport,
+    DecodedCache,
+    cache_report,
+    check_room,
+    clear_cache,
+    parse_decoded_cache,
+)
 from roboreel.store.layout import check_empty, discard, frame_bytes
 from roboreel.store.repair import Repaired, repair
 from roboreel.store.snapshot import request_snapshot
@@ -24,9 +32,11 @@ __all__ = [
     "ArrayFrames",
     "AskedMode",
     "AskedOptions",
+    "CacheReport",
     "CameraFrames",
     "CameraStorage",
     "Capacity",
+    "DecodedCache",
     "Episode",
     "Forecast",
     "FrameTable",
@@ -40,12 +50,15 @@ __all__ = [
     "Touched",
     "VideoFrames",
     "Writer",
+    "cache_report",
     "changed_rows",
     "check_editable",
     "check_empty",
     "check_no_lerobot",
     "check_not_smaller",
     "check_ring_place",
+    "check_room",
+    "clear_cache",
     "discard",
     "encode_key",
     "find_problems",
@@ -56,6 +69,7 @@ __all__ = [
     "is_dataset",
     "is_unfinished",
     "parse_capacity",
+    "parse_decoded_cache",
     "repair",
     "request_snapshot",
     "verify",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,6 +16,7 @@ from roboreel.errors import CapacityError, DiskSpaceError, InvalidArgumentError
 from roboreel.format import paths
 from roboreel.format.manifest import ByteCapacity, Manifest
 from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.store.byte_size import parse_bytes
 from roboreel.store.layout import frame_bytes
 from roboreel.store.store import Store
 
@@ -25,9 +25,6 @@ Ints = NDArray[np.int64]
 ENCODED_MARGIN = Fraction(5, 4)
 """What a frame of an encoded camera counts for, in frames of the first episode: others may code less well."""
 
-_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(i?)b", re.IGNORECASE)
-_MAX_BYTES = 1 << 62
 _WOULD_DO = "a positive number of frames would do, or a size such as '20GB', '500MB', '1.5TB' or '20GiB'"
 
 
@@ -57,12 +54,9 @@ def parse_capacity(given: Any) -> Capacity | None:
     if type(given) is int and given > 0:
         return Capacity(given, in_bytes=False, given=str(given))
     if isinstance(given, str):
-        found = _SIZE.fullmatch(given.strip())
-        if found is not None:
-            number, unit, binary = found.groups()
-            amount = int(Fraction(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()])
-            if 0 < amount <= _MAX_BYTES and not (binary and not unit):
-                return Capacity(amount, in_bytes=True, given=repr(given))
+        amount = parse_bytes(given)
+        if amount is not None:
+            return Capacity(amount, in_bytes=True, given=repr(given))
     raise InvalidArgumentError(f"buffer_capacity={given!r}; {_WOULD_DO}")
 
 

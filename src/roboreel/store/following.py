@@ -33,6 +33,7 @@ from roboreel.format.records import (
 from roboreel.format.redo import Redo
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.episodes import EpisodeTable
+from roboreel.store.frame_cache import DecodedCache, FrameCache
 from roboreel.store.records import newest
 from roboreel.store.ring import ring_ranges
 
@@ -65,6 +66,8 @@ class Following:
         self.checksums: dict[str, NDArray[np.uint64]] = {}
         """xxh3-64 of each frame: (capacity,) for every key that is not stored as video."""
         self._owners: NDArray[np.uint64] = np.zeros(0, OWNER_DTYPE)
+        self.frame_cache: FrameCache | None = None
+        """What decoded frames are kept in, once `use_cache` was called."""
         self.refresh()
 
     def refresh(self) -> bytes:
@@ -140,6 +143,16 @@ class Following:
             if spec.has_checksums
         }
         self._capacity = capacity
+        if self.frame_cache is not None:
+            self.frame_cache.resize(capacity)
+
+    def use_cache(self, asked: DecodedCache) -> None:
+        """Keep the frames that are decoded from now on, and read those that are kept."""
+        with self.lock:
+            self.frame_cache = FrameCache(
+                asked, self.root, self.manifest, self.columns, lambda key, slots: self.checksums[key][slots]
+            )
+            self.frame_cache.resize(self._capacity)
 
     def _open_column(self, key: str, capacity: int) -> Column:
         spec = self.manifest.keys[key]
@@ -150,9 +163,11 @@ class Following:
         return MemmapColumn(self.root, spec, capacity)
 
     def bytes_on_disk(self) -> int:
-        """Bytes that the directory really takes: allocated blocks, not file lengths."""
+        """Bytes that the dataset really takes, decoded frames left out: allocated blocks, not file lengths."""
         total = 0
-        for directory, _, names in os.walk(self.root):
+        for directory, folders, names in os.walk(self.root):
+            if Path(directory) == self.root and paths.CACHE in folders:
+                folders.remove(paths.CACHE)
             for name in names:
                 try:
                     total += os.lstat(os.path.join(directory, name)).st_blocks * 512
@@ -167,6 +182,8 @@ class Following:
     def close(self) -> None:
         for column in self.columns.values():
             column.close()
+        if self.frame_cache is not None:
+            self.frame_cache.close()
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()

@@ -12,6 +12,8 @@ from roboreel.format.paths import TEMPORARY
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.store import Store
 
+_CACHED = (paths.cache_slots_path, paths.cache_pixels_path)
+
 
 def foreign_files(store: Store) -> Iterator[Path]:
     """Yield what roboreel did not put there, and the copies that `roboreel repair` keeps."""
@@ -23,6 +25,7 @@ def foreign_files(store: Store) -> Iterator[Path]:
         root / paths.IMAGES: {paths.encode_key(key) for key in keys},
         root / paths.VIDEOS: {paths.encode_key(key) for key in keys},
     }
+    expected[root / paths.CACHE] = {paths.CACHE_LOCK, *(path_of(root, key).name for key in keys for path_of in _CACHED)}
     for folder, names in expected.items():
         yield from (path for path in _entries(folder) if path.name not in names)
     ours = set(leftovers(store))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.base import Frames
+from roboreel.columns.base import Column, Frames
 from roboreel.columns.memmap import MemmapColumn
 from roboreel.errors import DatasetBusyError, InvalidArgumentError, StorageDirCorruptError, UnknownKeyError
 from roboreel.format import files, paths
@@ -97,10 +97,14 @@ class Store(Following):
 
     def read_key(self, key: str, frames: Frames, out: NDArray[Any]) -> None:
         """Fill `out` (N, *shape) with a key's values for the frames; to be called inside an attempt."""
-        self.columns[key].read(frames, out)
+        self._column_to_read(key).read(frames, out)
         if self._pending is not None and self._pending.key == key:
             edited, at = self._edited(self._pending, frames.slots)
             out[edited] = self._pending.values[at]
+
+    def _column_to_read(self, key: str) -> Column:
+        cached = None if self.frame_cache is None else self.frame_cache.columns.get(key)
+        return cached or self.columns[key]
 
     def memmap(self, key: str) -> NDArray[Any]:
         """The mapping of a key that is stored as raw numbers: (capacity, *shape), read-only."""

@@ -1,0 +1,346 @@
+"""Decoded frames of one camera on disk: a table with a record for each slot of the dataset, and a file of pixels.
+
+Any number of processes read through mappings, without a lock, and fill under one. A reader believes nothing: what it
+has copied must have the checksum in the slot's record, of which the seed is the image that it wants. So pixels that
+are half written, of another image, or spoiled by a kill or a power cut, are no hit, on whatever processor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from roboreel.errors import DatasetBusyError, StorageDirCorruptError
+from roboreel.format import clone, files, paths
+from roboreel.format.files import DataFile
+from roboreel.format.lock import shared_lock
+from roboreel.format.records import CACHE_HEADER_DTYPE, CACHE_MAGIC, CACHE_SLOT_DTYPE
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
+
+LOCK_TIMEOUT_S = 1.0
+"""Who cannot fill for so long goes on without; the frames are decoded again."""
+_COPY_BYTES = 1 << 20
+"""Pixels that are copied before their checksums are taken: they are still in the processor's cache then."""
+_SWEPT_SLOTS = 1 << 16
+_HEADER_BYTES = CACHE_HEADER_DTYPE.itemsize
+_RECORD_BYTES = CACHE_SLOT_DTYPE.itemsize
+_WORDS = _RECORD_BYTES // 8
+_PLACE, _IDENTITY, _CHECKSUM = range(_WORDS)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """Both files, mapped read-only; the header shows what other processes do to it."""
+
+    header: NDArray[np.void]
+    """(1,)"""
+    records: Words
+    """(slots, 3): place, identity, checksum."""
+    pixels: Bytes
+    """(places, bytes of a frame)."""
+
+    @property
+    def is_current(self) -> bool:
+        return not self.header["retired"][0] and int(self.header["places"][0]) == len(self.pixels)
+
+
+def table_bytes(slots: int) -> int:
+    """Bytes of the table for so many slots."""
+    return _HEADER_BYTES + slots * _RECORD_BYTES
+
+
+class CacheFile:
+    """The cache of one camera, in the directory `folder`. Holds mappings alone, which a forked child may use."""
+
+    def __init__(self, folder: Path, key: str, frame_bytes: int) -> None:
+        self._folder = folder
+        self._table_path = paths.cache_slots_path(folder, key)
+        self._pixels_path = paths.cache_pixels_path(folder, key)
+        self._frame_bytes = frame_bytes
+        self._slots = self._places = 0
+        self._map: _Map | None = None
+        self._swept = False
+        """Whether a full cache was searched for places that belong to no slot, and has none left."""
+
+    def resize(self, slots: int, places: int) -> None:
+        """Have records for `slots` slots and room for the pixels of `places` frames; files are made where none are.
+
+        What is filled and still fits stays. No file is ever cut short: readers have them mapped.
+
+        Raises:
+            StorageError: the files cannot be made or changed; the cache is used as it is.
+            StorageDirCorruptError: links or other things are in their place.
+        """
+        self._slots, self._places, self._swept = slots, places, False
+        self._map = self._mapped()
+        if not self._fits(self._map):
+            files.check_dir(self._folder)
+            files.make_dir(self._folder)
+            with shared_lock(self._folder / paths.CACHE_LOCK, LOCK_TIMEOUT_S) as held:
+                if held:
+                    self._lay_out()
+
+    def read(self, slots: Ints, identities: Words, out: Bytes) -> NDArray[np.bool_]:
+        """Copy frames that are in the cache into `out`; return which of them are.
+
+        Args:
+            slots: (n,) of the dataset.
+            identities: (n,) of the images that are wanted, never 0.
+            out: (n, bytes of a frame), contiguous; rows that are no hits may hold anything afterwards.
+        """
+        found = self._current()
+        if found is None or not len(found.records):
+            return np.zeros(len(slots), np.bool_)
+        records = np.take(found.records, slots, axis=0, mode="clip")
+        places = records[:, _PLACE].astype(np.int64) - 1
+        hit: NDArray[np.bool_] = (records[:, _IDENTITY] == identities) & (slots < len(found.records))
+        hit &= (places >= 0) & (places < len(found.pixels))
+        if np.all(hit):
+            hit = _copied(found.pixels, places, identities, records[:, _CHECKSUM], out)
+        elif np.any(hit):  # what has no record is not even looked at: it may be a hole
+            at = np.flatnonzero(hit)
+            copies = np.empty((len(at), self._frame_bytes), np.uint8)
+            hit[at] = _copied(found.pixels, places[at], identities[at], records[at, _CHECKSUM], copies)
+            out[at] = copies
+        return hit
+
+    def fill(self, slots: Ints, identities: Words, frames: Bytes) -> None:
+        """Keep decoded frames, as far as there is room: (n,) distinct slots ascending, (n,), (n, bytes of a frame).
+
+        A slot that has a place keeps it, so what was decoded from an image that is gone is overwritten. Killed at any
+        instant, records tell of whole frames alone.
+
+        Raises:
+            StorageError: no space, or an error of the system; the frames of before are there.
+        """
+        files.check_dir(self._folder)
+        files.make_dir(self._folder)
+        with shared_lock(self._folder / paths.CACHE_LOCK, LOCK_TIMEOUT_S) as held:
+            if not held:
+                return
+            found = self._current()
+            if found is None or not len(found.pixels):
+                self._lay_out()
+                found = self._current()
+            if found is not None:
+                self._fill(found, slots, identities, frames)
+
+    def count(self) -> tuple[int, int, int]:
+        """Frames for which there is room, frames in the cache, bytes that its files take on disk."""
+        found = self._mapped()
+        if found is None:
+            return 0, 0, 0
+        taken = sum(os.stat(path).st_blocks * 512 for path in (self._table_path, self._pixels_path))
+        return len(found.pixels), int(np.count_nonzero(found.records[:, _IDENTITY])), taken
+
+    def close(self) -> None:
+        self._map = None
+
+    # Mapping
+
+    def _current(self) -> _Map | None:
+        """The mapping, made anew where another process has cleared the cache or changed its size."""
+        if self._map is None or not self._map.is_current:
+            self._map = self._mapped()
+        return self._map
+
+    def _mapped(self) -> _Map | None:
+        """Map what is there; None where that is no cache of this camera."""
+        try:
+            raw = _map_file(self._table_path)
+            present = os.stat(self._pixels_path).st_size
+        except (OSError, ValueError):  # not there, or empty, or no file
+            return None
+        if len(raw) < _HEADER_BYTES:
+            return None
+        header = raw[:_HEADER_BYTES].view(CACHE_HEADER_DTYPE)
+        places = int(header["places"][0])
+        if header["magic"][0].tobytes() != CACHE_MAGIC or int(header["frame_bytes"][0]) != self._frame_bytes:
+            return None
+        if header["retired"][0] or present < places * self._frame_bytes:  # mapped, it would end in a SIGBUS
+            return None
+        slots = (len(raw) - _HEADER_BYTES) // _RECORD_BYTES
+        records = raw[_HEADER_BYTES : table_bytes(slots)].view("<u8").reshape(slots, _WORDS)
+        try:
+            pixels = _map_file(self._pixels_path) if places else np.zeros(0, np.uint8)
+        except (OSError, ValueError):
+            return None
+        return _Map(header, records, pixels[: places * self._frame_bytes].reshape(places, self._frame_bytes))
+
+    def _fits(self, found: _Map | None) -> bool:
+        return found is not None and len(found.pixels) == self._places and len(found.records) >= self._slots
+
+    # Changing, under the lock
+
+    def _lay_out(self) -> None:
+        found = self._mapped()
+        if found is None:
+            _retire(self._table_path)
+            for path in (self._table_path, self._pixels_path):  # somebody may have them mapped
+                files.remove(path)
+            header = np.zeros(1, CACHE_HEADER_DTYPE)
+            header["magic"], header["frame_bytes"] = np.void(CACHE_MAGIC), self._frame_bytes
+            files.write_new(self._pixels_path, b"")
+            files.write_new(self._table_path, header.tobytes())
+            found = self._mapped()
+        if found is not None and not self._fits(found):
+            table = DataFile(self._table_path)
+            try:
+                table.extend(table_bytes(self._slots))
+                self._change_places(table, found)
+            finally:
+                table.close()
+        self._map = self._mapped()
+
+    def _change_places(self, table: DataFile, found: _Map) -> None:
+        before, places = len(found.pixels), self._places
+        if places > before:
+            pixels = DataFile(self._pixels_path)
+            try:
+                pixels.extend(places * self._frame_bytes)
+            finally:
+                pixels.close()
+        for start in range(0, len(found.records) if places < before else 0, _SWEPT_SLOTS):
+            block = found.records[start : start + _SWEPT_SLOTS].copy()
+            gone = block[:, _PLACE] > places
+            if np.any(gone):
+                block[gone] = 0
+                table.write_at(table_bytes(start), block)
+        header = found.header.copy()
+        header["places"] = places
+        header["used"] = min(int(header["used"][0]), places)
+        table.write_at(0, header.tobytes())
+        if places < before:
+            clone.punch(self._pixels_path, places * self._frame_bytes, before * self._frame_bytes)
+
+    def _fill(self, found: _Map, slots: Ints, identities: Words, frames: Bytes) -> None:
+        inside = slots < len(found.records)
+        slots, identities, frames = slots[inside], identities[inside], frames[inside]
+        records = found.records[slots]  # a copy
+        records[records[:, _PLACE] > len(found.pixels), _PLACE] = 0
+        wanted = np.ones(len(slots), np.bool_)
+        for k in np.flatnonzero((records[:, _IDENTITY] == identities) & (records[:, _PLACE] > 0)).tolist():
+            there = found.pixels[int(records[k, _PLACE]) - 1]  # another process may just have filled it
+            wanted[k] = xxhash.xxh3_64_intdigest(there, seed=int(identities[k])) != int(records[k, _CHECKSUM])
+        new = np.flatnonzero(records[:, _PLACE] == 0)
+        places = self._free_places(found, len(new))
+        records[new[: len(places)], _PLACE] = places
+        wanted[new[len(places) :]] = False
+        if not np.any(wanted):
+            return
+        slots, identities, frames, records = slots[wanted], identities[wanted], frames[wanted], records[wanted]
+        table, pixels = DataFile(self._table_path), DataFile(self._pixels_path)
+        try:
+            header = found.header.copy()
+            header["used"] = max(int(header["used"][0]), *places.tolist(), 0)
+            table.write_at(0, header.tobytes())  # first: no place is ever given twice
+            records[:, _IDENTITY:] = 0
+            _write_runs(table, slots, records, _HEADER_BYTES)
+            _write_runs(pixels, records[:, _PLACE].astype(np.int64) - 1, frames, 0)
+            records[:, _IDENTITY] = identities
+            records[:, _CHECKSUM] = _checksums(frames, identities)
+            _write_runs(table, slots, records, _HEADER_BYTES)
+        finally:
+            table.close()
+            pixels.close()
+
+    def _free_places(self, found: _Map, count: int) -> Words:
+        """Up to `count` places, from 1 on, that no slot has: the next ones, in the end those that a kill has cost."""
+        used, places = int(found.header["used"][0]), len(found.pixels)
+        if used + count <= places or self._swept:
+            return np.arange(used + 1, min(used + count, places) + 1, dtype=np.uint64)
+        is_free = np.ones(places + 1, np.bool_)
+        is_free[0] = False
+        for start in range(0, len(found.records), _SWEPT_SLOTS):
+            is_free[np.minimum(found.records[start : start + _SWEPT_SLOTS, _PLACE], places)] = False
+        free = np.flatnonzero(is_free).astype(np.uint64)
+        self._swept = len(free) <= count
+        return free[:count]
+
+
+def clear_cache(folder: Path) -> bool:
+    """Remove a cache directory; whether there was one. Who has it mapped reads on, and makes it anew.
+
+    Raises:
+        DatasetBusyError: some process was filling it all the time.
+    """
+    files.check_dir(folder)  # through a link others' files would be removed
+    if not (folder / paths.CACHE_LOCK).exists():
+        return False  # not one of ours
+    with shared_lock(folder / paths.CACHE_LOCK, 10 * LOCK_TIMEOUT_S) as held:
+        if not held:
+            raise DatasetBusyError(f"{folder} was being filled for {10 * LOCK_TIMEOUT_S:g} s; try again")
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == paths.CACHE_LOCK):  # the lock comes last
+            _retire(path)
+            files.remove(path)
+        clone.remove_if_empty(folder)  # else somebody has just begun it anew
+    return True
+
+
+def _retire(path: Path) -> None:
+    """Tell those who have a table mapped that it is no longer the one."""
+    try:
+        with os.fdopen(files.open_to_read(path), "rb") as file:
+            header = np.frombuffer(file.read(_HEADER_BYTES), np.uint8)
+    except (FileNotFoundError, StorageDirCorruptError):
+        return
+    if len(header) < _HEADER_BYTES or header[: len(CACHE_MAGIC)].tobytes() != CACHE_MAGIC:
+        return
+    changed = header.view(CACHE_HEADER_DTYPE).copy()
+    changed["retired"] = 1
+    table = DataFile(path)
+    try:
+        table.write_at(0, changed.tobytes())
+    finally:
+        table.close()
+
+
+def _map_file(path: Path) -> Bytes:
+    """Map a regular file read-only."""
+    with os.fdopen(files.open_to_read(path), "rb") as file:
+        return np.memmap(file, np.uint8, "r").view(np.ndarray)
+
+
+def _copied(pixels: Bytes, places: Ints, identities: Words, checksums: Words, out: Bytes) -> NDArray[np.bool_]:
+    """Copy the frames and return which are what their records say."""
+    step = max(1, _COPY_BYTES // out.shape[1])
+    found: list[int] = []
+    seeds = identities.tolist()
+    for at in range(0, len(places), step):
+        block = out[at : at + step]
+        np.take(pixels, places[at : at + step], axis=0, out=block, mode="clip")
+        found += map(xxhash.xxh3_64_intdigest, block, seeds[at : at + step])
+    same: NDArray[np.bool_] = np.array(found, np.uint64) == checksums
+    return same
+
+
+def _checksums(frames: Bytes, identities: Words) -> Words:
+    return np.array(list(map(xxhash.xxh3_64_intdigest, frames, identities.tolist())), np.uint64)
+
+
+def _write_runs(file: DataFile, at: Ints, rows: NDArray[Any], offset: int) -> None:
+    """Write row k at place `at[k]` of a file of such rows that begins at `offset`; neighbours in one go."""
+    for start, stop in _runs(at):
+        file.write_at(offset + int(at[start]) * rows[0].nbytes, rows[start:stop])
+
+
+def _runs(values: Ints) -> Iterator[tuple[int, int]]:
+    """Yield where in `values` each run of consecutive numbers begins and ends.
+
+    >>> list(_runs(np.array([4, 5, 6, 9, 2, 3])))
+    [(0, 3), (3, 4), (4, 6)]
+    """
+    cuts = np.flatnonzero(np.diff(values) != 1) + 1
+    edges = [0, *cuts.tolist(), len(values)]
+    yield from itertools.pairwise(edges)
