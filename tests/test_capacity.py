@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from roboreel import LeRobotDatasetV2
 from roboreel.format import files
 from roboreel.store.capacity import parse_capacity
 from tests.lerobot_folders import write_v3
-from tests.recordings import CAMERA, HEIGHT, WIDTH, made, pictures, recording
+from tests.recordings import CAMERA, HEIGHT, WIDTH, made, numbers_of, pictures, recording
 
 FRAME = 8 * 4 + 8 + 4 + 1 + 7 * 8 + 8
 """Bytes of a frame of `recording`: index keys, state, action, done; seven checksums; the owner."""
@@ -278,3 +279,42 @@ def test_no_room_for_an_allocation_is_told_before_anything_changed(root: Path) -
     assert {path: path.stat().st_size for path in root.rglob("*.bin")} == sizes
     dataset.add_episodes(recording(3, 3))
     assert len(dataset) == 6
+
+
+def test_two_failures_in_a_row_do_not_cost_the_dataset(root: Path) -> None:
+    dataset = made(root, [10])
+    renamed: list[bool] = []
+
+    def fail_after_the_rename(kind: str, path: Path) -> None:
+        if kind == "rename" and path.name == "metadata.json":
+            renamed.append(True)
+        elif kind == "sync" and renamed:
+            raise OSError(errno.EIO, "made to fail")
+
+    with files.observed(fail_after_the_rename), pytest.raises(roboreel.StorageError, match="sync of"):
+        dataset.add_episodes(recording(5, 10))
+
+    def full(kind: str, path: Path) -> None:
+        if kind == "allocate":
+            raise OSError(errno.ENOSPC, "made to fail")
+
+    with files.observed(full), pytest.raises(roboreel.DiskSpaceError):
+        dataset.add_episodes(recording(25, 10))
+    dataset.close()
+    LeRobotDatasetV2.check_storage_dir_integrity(root)
+    with files.observed(full), pytest.raises(roboreel.DiskSpaceError):  # nor can what the metadata promise be made
+        LeRobotDatasetV2(root).add_episodes(recording(25, 10))
+    with LeRobotDatasetV2(root) as again:
+        again.add_episodes(recording(5, 10))
+        assert numbers_of(again.get_batch(range(15))) == list(range(15))
+    LeRobotDatasetV2.check_storage_dir_integrity(root)
+
+
+def test_what_the_metadata_promise_and_the_disk_has_not_is_promised_no_more(root: Path) -> None:
+    made(root, [10]).close()
+    path = root / "metadata.json"
+    path.write_text(path.read_text().replace('"capacity": 10', f'"capacity": {1 << 40}'))
+    with LeRobotDatasetV2(root) as dataset:
+        dataset.add_episodes(recording(5, 10))
+        assert numbers_of(dataset.get_batch(range(15))) == list(range(15))
+    assert metadata(root)["capacity"] == 20

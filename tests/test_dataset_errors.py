@@ -11,6 +11,7 @@ import pytest
 import roboreel
 from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
+from tests.damage import flip
 from tests.recordings import CAMERA, made, numbers_of, recording, several
 
 THREE = np.zeros(3, np.float32)
@@ -261,3 +262,21 @@ def test_a_failed_flush_says_that_the_episodes_are_in(root: Path) -> None:
     assert "the episodes were added and stay" in caught.value.__notes__[0]
     assert len(dataset) == 5
     dataset.flush()
+
+
+def test_a_damaged_episode_column_is_told_and_not_waited_for(root: Path) -> None:
+    made(root, [3, 2]).close()
+    flip(root / "columns" / "episode_index.bin", 8, 1)
+    with pytest.raises(roboreel.StorageDirCorruptError, match=r"'episode_index' does not agree .* roboreel verify"):
+        LeRobotDatasetV2(root, readonly=True).get_episode(0)
+
+
+@pytest.mark.parametrize("bits", [1, 0x80], ids=["too large", "negative"])
+def test_a_damaged_code_gives_no_other_string(root: Path, bits: int) -> None:
+    made(root, [3], task="push").close()
+    flip(root / "columns" / "task.bin", 3, bits)
+    dataset = LeRobotDatasetV2(root, readonly=True, delta_timestamps={"action": [0]})
+    for read in (lambda: dataset[0], lambda: dataset.get_episode(0), lambda: dataset.get_data_by_key("task")):
+        with pytest.raises(roboreel.StorageDirCorruptError, match=r"task.bin has codes from .* there are 1 strings"):
+            read()
+    assert dataset.get_data_by_key("action").tolist() == [0, 0.5, 1]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import pytest
 import roboreel
 from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
+from roboreel.schema import KeySpec
+from roboreel.store import verify
+from roboreel.store.editing import make_draft
 from roboreel.store.slots import frame_checksums
 from roboreel.store.store import Store
 from tests.recordings import CAMERA, made, numbers_of, pictures, recording
@@ -263,3 +267,44 @@ def edit_stopped_after(
     check_checksums(root)
     assert not (root / "redo.bin").exists()
     return stopped, outcome
+
+
+def test_slots_of_which_the_frame_is_lost_stay_lost(root: Path) -> None:
+    dataset = made(root, [4, 4], buffer_capacity=8, use_as_fifo_buffer=True)
+
+    def stop(_kind: str, path: Path) -> None:
+        if path.name == "action.bin":
+            raise StoppedError
+
+    with observed(stop), pytest.raises(StoppedError):
+        dataset.add_episodes(recording(3, 8))
+    dataset._opening._writer = None
+    del dataset
+    dataset = LeRobotDatasetV2(root)
+    before = dataset.get_data_by_key("action").tolist()
+    with dataset.edit("action") as actions:
+        actions[:] += 100
+    store = dataset._need_store()
+    lost = np.setdiff1d(np.arange(8), np.concatenate([dataset.get_episode(k)["index"] for k in (0, 1)]))
+    assert len(lost)
+    assert (store.words_at(lost) == 0).all()
+    assert dataset.get_data_by_key("action").tolist() == [value + 100 for value in before]
+    assert verify(root).problems == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a mapping can be told not to reserve memory")
+def test_a_column_larger_than_the_memory_can_be_edited(root: Path) -> None:
+    dataset = made(root, [3])
+    frame = 1 << 30
+    frames = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // frame
+    keys = {**dataset._need_store().manifest.keys, "big": KeySpec("big", np.dtype("u1"), (frame,))}
+    with (root / "columns" / "big.bin").open("wb") as file:
+        try:
+            file.truncate(frames * frame)
+        except OSError:
+            pytest.skip("no file may be so long here, not even one of holes")
+    store = SimpleNamespace(root=root, manifest=SimpleNamespace(keys=keys), state=SimpleNamespace(frames=frames))
+    draft = make_draft(store, "big")  # type: ignore[arg-type]
+    draft[frames // 2, 7] = 3
+    assert draft[frames // 2, :9].tolist() == [0] * 7 + [3, 0]
+    assert not np.memmap(root / "columns" / "big.bin", "u1", "r", frames // 2 * frame, (9,)).any()

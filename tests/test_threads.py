@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import roboreel
 from roboreel import LeRobotDatasetV2
+from roboreel.store import verify
 
 ADDED = 120
 
@@ -74,3 +77,105 @@ def test_readers_in_threads_see_whole_episodes_while_one_adds(tmp_path: Path, ca
     with LeRobotDatasetV2(tmp_path / "dataset", readonly=True) as fresh:
         assert dataset.num_episodes == fresh.num_episodes
         assert fresh.get_unique_episode_indices()[-1] == ADDED - 1
+
+
+def run_all(*works: Callable[[], None]) -> list[BaseException]:
+    """Run each in a thread of its own; return what they raised."""
+    raised: list[BaseException] = []
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - what a thread raises is what the test looks for
+            raised.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_threads_that_change_one_dataset_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    root, copies = tmp_path / "dataset", [tmp_path / f"copy {k}" for k in range(6)]
+    dataset = LeRobotDatasetV2(root, fps=10, buffer_capacity=60, use_as_fifo_buffer=True)
+    edits = 0
+
+    def add() -> None:
+        for number in range(40):
+            dataset.add_episodes(_episode(number), no_flush=number % 5 > 0)
+
+    def edit() -> None:
+        nonlocal edits
+        while dataset.num_episodes < 3:
+            pass
+        for _ in range(25):
+            with dataset.edit("action") as actions:
+                actions[:] += 1000  # kept: (action - number) is a multiple of 1000
+            edits += 1
+
+    def snapshot() -> None:
+        while not len(dataset):
+            pass
+        for copy in copies:
+            dataset.snapshot(copy)
+
+    def flush() -> None:
+        for _ in range(40):
+            dataset.flush()
+
+    assert run_all(add, add, edit, snapshot, flush) == []
+    assert edits == 25
+    dataset.close()
+    for path in (root, *copies):
+        assert verify(path).problems == []
+        batch = LeRobotDatasetV2(path, readonly=True)
+        values = batch.get_data_by_key("action")[:, 0] - batch.get_data_by_key("number")
+        assert (values % 1000 == 0).all()
+    assert LeRobotDatasetV2(root).get_unique_episode_indices()[-1] == 79
+
+
+def test_two_threads_begin_one_dataset(tmp_path: Path) -> None:
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10)
+    assert run_all(*(lambda number=number: dataset.add_episodes(_episode(number)) for number in range(4))) == []
+    assert dataset.num_episodes == 4
+
+
+def test_a_change_of_another_thread_waits_for_the_edit(tmp_path: Path) -> None:
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, buffer_capacity=8, use_as_fifo_buffer=True)
+    dataset.add_episodes(_episode(6))
+    with dataset.edit("number") as numbers:
+        adding = threading.Thread(target=dataset.add_episodes, args=(_episode(5),))
+        adding.start()
+        numbers[0] = -1
+        assert dataset.get_data_by_key("number").tolist() == [6] * 7
+    adding.join()
+    assert dataset.get_data_by_key("number").tolist() == [5] * 6 + [6]
+
+
+@pytest.mark.parametrize("what", ["add_episodes", "edit", "close", "reload"])
+def test_inside_an_edit_nothing_else_can_be_changed(tmp_path: Path, what: str) -> None:
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, buffer_capacity=8, use_as_fifo_buffer=True)
+    dataset.add_episodes(_episode(3))
+
+    def change() -> None:
+        if what == "add_episodes":
+            dataset.add_episodes(_episode(5))
+        elif what == "edit":
+            with dataset.edit("action"):
+                pass
+        else:
+            getattr(dataset, what)()
+
+    with dataset.edit("number") as numbers:
+        numbers[0] = 7
+        with pytest.raises(roboreel.EditOpenError, match=r"inside `with dataset.edit\('number'\)`.* leave the block"):
+            change()
+        numbers[1] = 8
+        dataset.snapshot(tmp_path / "copy")
+    assert dataset.get_data_by_key("number").tolist() == [7, 8, 3, 3]
+    assert LeRobotDatasetV2(tmp_path / "copy").get_data_by_key("number").tolist() == [3] * 4
+    change()
+    assert verify(tmp_path / "dataset").problems == []

@@ -48,6 +48,10 @@ class ReadOnlyError(RoboreelError, PermissionError):
     """A change asked of a dataset that was opened with `readonly=True`."""
 
 
+class EditOpenError(RoboreelError, RuntimeError):
+    """A change of the dataset inside an `edit` block, which must be left first."""
+
+
 class StorageError(RoboreelError, OSError):
     """A file operation that failed; what was committed before is untouched."""
 
@@ -102,6 +106,7 @@ __all__ = [
     "DatasetBusyError",
     "DatasetLockedError",
     "DiskSpaceError",
+    "EditOpenError",
     "EpisodeNotFoundError",
     "FrameIndexError",
     "InvalidArgumentError",

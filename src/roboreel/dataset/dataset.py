@@ -15,7 +15,13 @@ from roboreel.dataset.episodes import chosen_slots, episode_ranges, episode_slot
 from roboreel.dataset.opening import Opening, check_storage
 from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, gather, parse_windows
 from roboreel.dataset.recording import Recording
-from roboreel.errors import EpisodeNotFoundError, FrameIndexError, InvalidArgumentError, UnknownKeyError
+from roboreel.errors import (
+    EpisodeNotFoundError,
+    FrameIndexError,
+    InvalidArgumentError,
+    StorageDirCorruptError,
+    UnknownKeyError,
+)
 from roboreel.stats import KeyStats
 from roboreel.store import AskedMode, AskedOptions, CacheReport, CameraStorage, Episode, Store
 from roboreel.windows import tolerance_s
@@ -260,6 +266,7 @@ class LeRobotDatasetV2(Recording):
             EpisodeNotFoundError: the dataset does not hold it (any more).
         """
         store = self._need_store()
+        before: tuple[int, bytes] | None = None
         while True:
             slots = episode_slots(store, episode_index)
             if slots is None or (self._episodes is not None and episode_index not in self._episodes):
@@ -269,8 +276,15 @@ class LeRobotDatasetV2(Recording):
                     f"episode {episode_index} is not in the dataset, which holds {len(held)} episodes: {span}"
                 )
             arrays, _ = gather(store, slots, self.data_keys, Windows({}))
-            if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):  # else a ring went over it in between
+            if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):
                 break
+            looked = (store.state.generation, slots.tobytes())
+            if looked == before:  # else a ring went over it in between
+                raise StorageDirCorruptError(
+                    f"{store.root}: the column of {schema.EPISODE_INDEX_KEY!r} does not agree with the episode table "
+                    f"about episode {episode_index}; type roboreel verify {store.root}"
+                )
+            before = looked
         return {key: self._given(store, key, array) for key, array in arrays.items()}
 
     def get_data_by_key(self, key: str) -> Any:
@@ -296,7 +310,7 @@ class LeRobotDatasetV2(Recording):
     def _given(store: Store, key: str, array: NDArray[Any]) -> Any:
         spec = store.manifest.keys[key]
         if spec.is_string:
-            return [store.strings[code] for code in array.tolist()]
+            return [store.strings[code] for code in array.tolist()]  # `gather` has looked at the codes
         return array.astype(spec.item_dtype, copy=False)
 
     def get_unique_episode_indices(self) -> Ints:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboreel.errors import (
     CapacityError,
+    EditOpenError,
     InvalidArgumentError,
     NotADatasetError,
     ReadOnlyError,
@@ -24,6 +31,7 @@ from roboreel.store import (
     SnapshotReport,
     Store,
     Writer,
+    changed_rows,
     check_no_lerobot,
     check_not_smaller,
     check_ring_place,
@@ -41,7 +49,7 @@ from roboreel.store import (
 class Opening:
     """What the constructor was given, checked against what is stored; the open store and writer behind it.
 
-    Pickles as what was given: another process opens the directory for itself.
+    Pickles as what was given: another process opens the directory for itself. Threads change it one after another.
     """
 
     def __init__(
@@ -65,6 +73,9 @@ class Opening:
         self._cache_checked = False
         self._store: Store | None = None
         self._writer: Writer | None = None
+        self._edited: str | None = None
+        """The key of which an edit is open."""
+        self._renew_lock()
         self._check_arguments()
         try:
             if self.store() is None:
@@ -79,7 +90,27 @@ class Opening:
             {} if self._store is None else {"_capacity": None, "_ring": None, "fps": None, "cameras": CameraStorage()}
         )
         # What was asked has been checked here; by the time a worker opens, another process may have changed it.
-        return {**self.__dict__, "_store": None, "_writer": None, **asked}
+        own = {"_store": None, "_writer": None, "_edited": None, "_lock": None}
+        return {**self.__dict__, **own, **asked}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._renew_lock()
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.RLock()
+        _OPEN.add(self)
+
+    @contextlib.contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """Have other threads wait; refuse what would pull an open edit's column from under it."""
+        with self._lock:
+            if self._edited is not None:
+                raise EditOpenError(
+                    f"{what} inside `with dataset.edit({self._edited!r})`: it would change what is being edited; "
+                    "leave the block first"
+                )
+            yield
 
     def _check_arguments(self) -> None:
         fps = self.fps
@@ -103,14 +134,20 @@ class Opening:
 
     def store(self) -> Store | None:
         """Return the open store, or None while there is no dataset in the directory."""
-        if self._store is None and is_dataset(self.root):
-            store = Store.open(self.root)
-            self._check_stored(store)
-            self._use_cache(store)
-            self._store = store
-            if self._capacity is not None and not self._readonly:
-                self._take_capacity(store)
+        if self._store is None:
+            with self._lock:
+                self._open_store()
         return self._store
+
+    def _open_store(self) -> None:
+        if self._store is not None or not is_dataset(self.root):
+            return  # another thread was first, or there is none yet
+        store = Store.open(self.root)
+        self._check_stored(store)
+        self._use_cache(store)
+        self._store = store
+        if self._capacity is not None and not self._readonly:
+            self._take_capacity(store)
 
     def _check_stored(self, store: Store) -> None:
         manifest = store.manifest
@@ -149,9 +186,13 @@ class Opening:
 
     def add(self, episode: Episode) -> None:
         """Commit one episode, making the dataset if there is none yet."""
-        if self.store() is not None:
-            self.writer().add(episode)
-            return
+        with self._changing("add_episodes"):
+            if self.store() is not None:
+                self.writer().add(episode)
+            else:
+                self._create(episode)
+
+    def _create(self, episode: Episode) -> None:
         self._check_writable()
         assert self.fps is not None
         video = dict.fromkeys(episode.cameras, LeRobotDatasetV2ImageMode.VIDEO)
@@ -171,7 +212,7 @@ class Opening:
             raise ReadOnlyError(f"{self.root} was opened with readonly=True; open it without to change it")
 
     def writer(self) -> Writer:
-        """The open writer; takes the lock the first time."""
+        """The open writer; takes the directory's lock the first time. For those who hold that of the threads."""
         self._check_writable()
         if self._writer is None or self._writer.closed:
             self._store = None  # not closed: another thread may be reading from it
@@ -180,30 +221,59 @@ class Opening:
             self._store = self._writer.store
         return self._writer
 
+    @contextlib.contextmanager
+    def edit(self, key: str) -> Iterator[NDArray[Any]]:
+        """Give a draft of a key's values; leaving the block applies what was changed in it."""
+        with self._changing(f"edit({key!r})"):
+            writer = self.writer()
+            draft = writer.draft(key)
+            self._edited = key
+            try:
+                yield draft
+            finally:
+                self._edited = None
+            slots = changed_rows(writer.store.memmap_of(key)[: len(draft)], draft)
+            writer.edit(key, slots, np.ascontiguousarray(draft[slots]))
+
     def flush(self) -> None:
-        if self._writer is not None and not self._writer.closed:
-            self._writer.flush()
+        with self._lock:
+            if self._writer is not None and not self._writer.closed:
+                self._writer.flush()
 
     def snapshot(self, dest: Path, timeout_s: float) -> SnapshotReport:
         """Copy what is committed, by whichever process can."""
-        if self._writer is not None and self._writer.is_ours:
-            return self._writer.snapshot(dest)
+        with self._lock:
+            if self._writer is not None and self._writer.is_ours:
+                return self._writer.snapshot(dest)
         return request_snapshot(self.root, dest, readonly=self._readonly, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Let go of everything; the next `store()` opens again."""
-        writer, store = self._writer, self._store
-        self._writer = self._store = None
-        try:
-            if writer is not None and not writer.closed:
-                writer.close()
-        finally:
-            if store is not None:
-                store.close()
+        with self._changing("close"):
+            writer, store = self._writer, self._store
+            self._writer = self._store = None
+            try:
+                if writer is not None and not writer.closed:
+                    writer.close()
+            finally:
+                if store is not None:
+                    store.close()
 
     def reopen(self) -> None:
         self.close()
         self.store()
+
+
+_OPEN: weakref.WeakSet[Opening] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """A thread that held a lock when the process was forked is not there to release it."""
+    for opening in list(_OPEN):
+        opening._renew_lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def check_storage(root: Path, image_mode: AskedMode) -> None:

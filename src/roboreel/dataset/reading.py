@@ -91,7 +91,11 @@ def check_windows(windows: Windows, store: Store, episodes: Sequence[int] | None
 
 def gather(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[Arrays, Arrays]:
     """Return the keys' arrays, (B, *shape) or (B, T, *shape), and the padding masks (B, T) of the windowed ones."""
-    return store.read(lambda: _attempt(store, slots, keys, windows))
+    arrays, masks = store.read(lambda: _attempt(store, slots, keys, windows))
+    for key, array in arrays.items():
+        if store.manifest.keys[key].is_string:
+            store.check_codes(key, array)
+    return arrays, masks
 
 
 def _attempt(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[tuple[Arrays, Arrays], Touched]:

@@ -8,13 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening
 from roboreel.errors import FrameIndexError, RoboreelError
-from roboreel.store import Episode, SnapshotReport, Store, changed_rows, check_editable
+from roboreel.store import Episode, SnapshotReport, Store, check_editable
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -103,7 +102,9 @@ class Recording(Base):
         """Give an array (frames, *shape) to change like any of numpy's; leaving the block applies the changes.
 
         They are written down whole, committed, and then applied in place: a kill leaves all of them or none. An
-        exception inside the block leaves the dataset as it was. Memory is taken for the pages that are changed.
+        exception inside the block leaves the dataset as it was. Memory is taken for the pages that are changed. Slots
+        of which the frame was lost with a writer that died stay as they are. Other threads that change the dataset
+        wait until the block is left.
 
             with dataset.edit("next.reward") as rewards:
                 rewards[rewards < 0] = 0
@@ -112,14 +113,11 @@ class Recording(Base):
             UnknownKeyError: the dataset has no such key.
             InvalidArgumentError: an index, strings, or a camera stored as files: these are not edited in place.
             ReadOnlyError: opened with readonly=True. DatasetLockedError: another process is writing.
+            EditOpenError: `add_episodes`, another edit, `close` or `reload` inside the block; nothing of it was done.
         """
-        store = self._need_store()
-        check_editable(store, key)
-        writer = self._opening.writer()
-        draft = writer.draft(key)
-        yield draft
-        slots = changed_rows(writer.store.memmap_of(key)[: len(draft)], draft)
-        writer.edit(key, slots, np.ascontiguousarray(draft[slots]))
+        check_editable(self._need_store(), key)
+        with self._opening.edit(key) as draft:
+            yield draft
 
     def snapshot(self, dest: str | Path, *, timeout_s: float = 60.0) -> SnapshotReport:
         """Copy everything that is committed to `dest`, a dataset of its own, while readers go on reading.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ from numpy.typing import NDArray
 
 from roboreel.errors import InvalidArgumentError, StorageError, UnknownKeyError
 from roboreel.format import files, paths
+from roboreel.format.files import storage_error
 from roboreel.format.records import OWNER_DTYPE, OWNER_EDIT
 from roboreel.format.redo import Redo, redo_hash
 from roboreel.store.slots import SlotFiles, frame_checksums
 from roboreel.store.store import Store
+
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+"""MAP_NORESERVE, which Python names from 3.13 on: without it, a column larger than the memory cannot be mapped so."""
 
 
 def check_editable(store: Store, key: str) -> None:
@@ -50,12 +56,22 @@ def changed_rows(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def make_draft(store: Store, key: str) -> NDArray[Any]:
-    """A key's values, (frames, *shape), in a mapping whose changes stay in this process."""
+    """A key's values, (frames, *shape), in a mapping whose changes stay in this process.
+
+    Raises:
+        StorageError: the file cannot be mapped.
+    """
     spec, frames = store.manifest.keys[key], store.state.frames
-    if not frames * spec.frame_bytes:
+    size = frames * spec.frame_bytes
+    if not size:
         return np.zeros((frames, *spec.shape), spec.dtype)
     path = paths.column_path(store.root, key)
-    return np.memmap(path, spec.dtype, "c", shape=(frames, *spec.shape)).view(np.ndarray)
+    try:
+        with open(path, "rb") as file:
+            pages = mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        raise storage_error(f"mapping {path} for an edit", error) from error
+    return np.frombuffer(pages, spec.dtype).reshape(frames, *spec.shape)
 
 
 def make_redo(store: Store, key: str, slots: NDArray[np.int64], values: NDArray[Any]) -> tuple[bytes, int]:

@@ -76,7 +76,12 @@ class Following:
             raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
             if raw != self._raw:
                 raw, state = self._current_state()
-                self._follow(state)
+                try:
+                    self._follow(state)
+                except BaseException:  # half of it may be in, also after Ctrl-C: the next look takes in all of it
+                    self._raw, self.strings = None, []
+                    self.table = EpisodeTable(self.table.rows.dtype)
+                    raise
                 self._raw = raw
             return raw
 

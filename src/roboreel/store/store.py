@@ -124,6 +124,14 @@ class Store(Following):
             )
         return column.array
 
+    def check_codes(self, key: str, codes: NDArray[Any]) -> None:
+        """Refuse codes, of any shape, that no string has: a damaged column must not give the string of another."""
+        if codes.size and not (codes.min() >= 0 and codes.max() < len(self.strings)):
+            raise StorageDirCorruptError(
+                f"{paths.column_path(self.root, key)} has codes from {codes.min()} to {codes.max()}, and there are "
+                f"{len(self.strings)} strings; type roboreel verify {self.root}"
+            )
+
     def frames_at(self, slots: Ints, rows: Ints) -> Frames:
         """Return what columns need to know of the frames in `slots`, which `rows` own; arrays (N,)."""
         table = self.table.rows

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,18 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.errors import InvalidArgumentError, StorageError
+from roboreel.errors import DiskSpaceError, InvalidArgumentError, StorageError
 from roboreel.format import files, paths
 from roboreel.format.files import DataFile
 from roboreel.format.filesystem import check_ring_place
 from roboreel.format.lock import WriterLock
 from roboreel.format.manifest import ByteCapacity, Manifest, metadata_hash
-from roboreel.format.records import FLAG_INTEGER_WINDOWS, NO_STRING, OWNER_DTYPE, State, seal_row, strings_hash
-from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY, TASK_KEY, TIMESTAMP_KEY
+from roboreel.format.records import OWNER_DTYPE, OWNER_ROW_MASK, State, seal_row, strings_hash
+from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 from roboreel.store.capacity import Capacity, ImageBytes, check_first
 from roboreel.store.cloning import SnapshotReport, take_snapshot
 from roboreel.store.editing import apply_redo, drop_redo, make_draft, make_redo
-from roboreel.store.episode import Episode, is_regular, parse_episode
+from roboreel.store.episode import Episode, parse_episode
+from roboreel.store.episode_row import episode_row
 from roboreel.store.episodes import lost_row
 from roboreel.store.layout import creating, frame_bytes, make_files
 from roboreel.store.media import MediaFiles
@@ -53,6 +53,7 @@ class Writer:
         self._media = MediaFiles(store)
         self._image_bytes = ImageBytes(store)
         self._codes = {text: code for code, text in enumerate(store.strings)}
+        self._promised = store.manifest.capacity  # by `metadata.json`, also where replacing it failed at the last step
 
     @property
     def is_ours(self) -> bool:
@@ -115,30 +116,13 @@ class Writer:
             clips, checksums = self._media.stage(episode)
             if manifest.byte_capacity is not None:
                 self._image_bytes.check(table.outside(place.start, place.stop), state.rows, clips)
-            row = self._row(episode, place, clips)
+            row = episode_row(self.store, episode, place, clips, self._code)
             self._put_at_risk(place)
             self._put_live(self.store.state.with_busy(place.start, place.stop))
             self._write(episode, place, checksums)
             self._commit(episode, place, row)
         with contextlib.suppress(StorageError):  # the episode is in; the next one sweeps what stayed behind
             self._media.evict(hit)
-
-    def _row(self, episode: Episode, place: Place, clips: list[tuple[int, int]]) -> NDArray[np.void]:
-        state, times = self.store.state, episode.columns[TIMESTAMP_KEY]
-        regular = episode.integer_windows or is_regular(times, self.store.manifest.fps)
-        row = np.zeros(1, self.store.table.rows.dtype)
-        row["uuid"] = np.void(uuid.uuid4().bytes)
-        row["start"], row["length"] = place.start, episode.length
-        row["first_index"], row["episode_index"] = state.next_index, state.next_episode_index
-        row["flags"] = FLAG_INTEGER_WINDOWS if regular else 0
-        row["task"] = self._code(episode.strings[TASK_KEY][0]) if TASK_KEY in episode.strings else NO_STRING
-        row["source"] = NO_STRING if episode.source is None else self._code(episode.source)
-        row["source_episode"] = episode.source_episode
-        row["max_gap"] = np.max(np.diff(times), initial=0.0)
-        row["wall_start"] = episode.wall_start
-        if clips:
-            row["clips"] = np.array([clips], row["clips"].dtype)
-        return row
 
     def _put_at_risk(self, place: Place) -> None:
         """Before a slot that the durable record counts is overwritten, have that record say so."""
@@ -212,26 +196,30 @@ class Writer:
 
     @contextlib.contextmanager
     def _rolled_back(self, place: Place) -> Iterator[None]:
-        """Have a failure inside leave everything as it was before."""
+        """Have a failure inside leave everything as it was before, unless the episode is committed already."""
         saved = self._slots.save(self.store, place.start, min(place.stop, self.store.state.frames))
+        generation = self.store.state.generation
         try:
             yield
         except BaseException as error:
             try:
                 with self._let_go_on_failure():  # the range stays published, and is given up
-                    self._roll_back(place.start, saved)
+                    self.store.refresh()  # Ctrl-C may have come between a write of the record and our notice of it
+                    self._codes = {text: code for code, text in enumerate(self.store.strings)}
+                    self._media.drop_staged()
+                    if self.store.state.generation == generation:
+                        self._roll_back(place.start, saved)
+                    else:  # what readers have seen is never taken back
+                        error.add_note("the episode was committed before that, and stays")
             except StorageError as second:
                 raise StorageError(f"{error}; and it could not be undone: {second}") from error
             raise
 
     def _roll_back(self, start: int, saved: Mapping[str, NDArray[Any]]) -> None:
         state = self.store.state
-        self._codes = {text: code for code, text in enumerate(self.store.strings)}
-        self._media.drop_staged()
-        if state.busy_start == state.busy_stop:
-            return  # not published yet: no slot was touched
-        self._slots.restore(start, saved)
-        self._put_live(state.with_busy(0, 0))
+        if state.busy_start != state.busy_stop:  # else it was not published yet, and no slot was touched
+            self._slots.restore(start, saved)
+            self._put_live(state.with_busy(0, 0))
 
     def _recover(self) -> None:
         """Finish the edit and give up the frames of which a writer died, or power was lost; the rest is as it was."""
@@ -251,7 +239,16 @@ class Writer:
         if busy or self.store.at_risk:
             self._put_live(self.store.state.with_busy(0, 0))
         if self.store.manifest.capacity > self.store.state.capacity:  # died between the metadata and the record
-            self._put_metadata(self.store.manifest, self.store.manifest.capacity)
+            self._end_growth()
+
+    def _end_growth(self) -> None:
+        """Give the files the room that the metadata promise, or have the metadata promise no more than there is."""
+        capacity = self.store.manifest.capacity
+        try:
+            self._allocate(capacity)
+        except DiskSpaceError:
+            capacity = self.store.state.capacity
+        self._put_metadata(self.store.manifest, capacity)
 
     def give_up(self, lost: NDArray[np.int64]) -> None:
         """Append a row that says that slots hold nothing, and take their owners away."""
@@ -274,6 +271,8 @@ class Writer:
     def edit(self, key: str, slots: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Replace a key's values, (n, *shape), in n ascending slots; a kill leaves all of the old or all of the new."""
         self._lock.check_owned()
+        kept = (self.store.words_at(slots) & OWNER_ROW_MASK) != 0  # a lost slot holds no frame to be edited
+        slots, values = slots[kept], values[kept]
         if not len(slots):
             return
         self._make_durable()  # so that one durable record can tell of the edit and of everything before it
@@ -285,6 +284,7 @@ class Writer:
             self._records.put_durable(self.store.state)
         except BaseException:
             with self._let_go_on_failure():
+                self.store.refresh()  # the record may be written, and we not have come to notice it
                 self._put_live(state)
             raise
         with self._let_go_on_failure():
@@ -329,7 +329,7 @@ class Writer:
             self._slots.sync()  # the metadata must not count on room that a power cut takes back
         except BaseException:
             with contextlib.suppress(StorageError):
-                self._slots.give_back(state.capacity)
+                self._slots.give_back(max(state.capacity, self._promised))
             raise
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
@@ -355,6 +355,7 @@ class Writer:
 
     def _put_metadata(self, manifest: Manifest, capacity: int) -> None:
         raw = replace(manifest, capacity=capacity).to_bytes()
+        self._promised = max(self._promised, capacity)
         files.replace_atomically(self.store.root / paths.METADATA, raw)
         self.store.manifest = replace(manifest, capacity=capacity)
         state = self.store.state
