@@ -44,7 +44,9 @@ class Contender:
     options: Setup = field(default_factory=dict)
     """Put over the benchmark's setup."""
     one_by_one: bool = False
-    """Never more than one batch at a time: a run that takes its own time says that of one."""
+    """Never more than one batch a turn."""
+    least: int = 1
+    """Never fewer batches a turn."""
 
     @property
     def reference(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,5 +53,22 @@ def drain(iterator: Iterator[Any]) -> Run:
         for _ in range(count):
             batch = next(iterator)
         return batch
+
+    return run
+
+
+def drain_workers(iterator: Iterator[Any], workers: int) -> Run:
+    """As `drain`, of workers: what they made ahead does not count, and they do not work in the turns of others."""
+    ahead = 2 * workers
+
+    def run(count: int) -> float:
+        for _ in range(ahead):
+            next(iterator)
+        began = time.perf_counter()
+        for _ in range(count):
+            next(iterator)
+        seconds = time.perf_counter() - began
+        time.sleep(min(5.0, 1.5 * ahead * seconds / count))  # until they have made as much ahead again
+        return seconds
 
     return run

@@ -119,7 +119,7 @@ def measure(benchmark: Benchmark, scene: Scene, seconds: float) -> dict[str, Any
             except ContenderFailedError as error:
                 processes.pop(contender.name, None)
                 results[contender.name] = {"failed": str(error)}
-        rounds = in_turns(processes, {c.name for c in benchmark.contenders if c.one_by_one}, seconds)
+        rounds = in_turns(processes, {contender.name: contender for contender in benchmark.contenders}, seconds)
         for name, process in processes.items():
             results[name] = {"versions": process.versions, **process.memory()}
     measured = Measured(rounds, {} if benchmark.count is None else benchmark.count(setup))
@@ -140,16 +140,15 @@ def measure(benchmark: Benchmark, scene: Scene, seconds: float) -> dict[str, Any
     }
 
 
-def in_turns(processes: Mapping[str, Process], singles: set[str], seconds: float) -> dict[str, list[float | None]]:
+def in_turns(
+    processes: Mapping[str, Process], contenders: Mapping[str, Contender], seconds: float
+) -> dict[str, list[float | None]]:
     """Return for each process the milliseconds of a batch in each round; None where a slow one sat it out."""
     counts: dict[str, int] = {}
     turns: dict[str, int] = {}
     for name, process in processes.items():
-        took = process.run(1)
-        counts[name] = 1 if name in singles else max(1, min(2000, round(PART_S / max(took, 1e-6))))
-        if counts[name] > 1:  # the first few are slow: look again with as many as it will be
-            counts[name] = max(1, round(counts[name] * PART_S / max(process.run(counts[name]), 1e-6)))
-        turns[name] = max(3, round(seconds / max(took * counts[name], PART_S)))
+        counts[name], took = paced(process, contenders[name])
+        turns[name] = max(3, round(seconds / max(took, PART_S)))
     most = min(max(turns.values(), default=0), max(5, round(seconds / PART_S)))
     rounds: dict[str, list[float | None]] = {name: [] for name in processes}
     names = list(processes)
@@ -163,3 +162,16 @@ def in_turns(processes: Mapping[str, Process], singles: set[str], seconds: float
                 continue
             rounds[name].append(1000 * processes[name].run(counts[name]) / counts[name])
     return rounds
+
+
+def paced(process: Process, contender: Contender) -> tuple[int, float]:
+    """Return how many batches this contender does in a turn, and the seconds that they take."""
+    took = process.run(1)
+    if contender.one_by_one:
+        return 1, took
+    count = max(contender.least, min(2000, round(PART_S / max(took, 1e-6))))
+    if count > 1:  # the first is slow: look again with as many as it will be
+        took = process.run(count)
+        count = max(contender.least, round(count * PART_S / max(took, 1e-6)))
+        return count, max(took, PART_S)
+    return count, took

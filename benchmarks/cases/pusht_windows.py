@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from benchmarks import recordings
 from benchmarks.benchmark import Benchmark, Contender, Run, Scene, Setup, rate_of, times_of
 from benchmarks.floors import Gather
-from benchmarks.recorded import Endless, drain, record
+from benchmarks.recorded import Endless, drain, drain_workers, record
 from benchmarks.recordings import CAMERA, FPS, IMAGE_WINDOWS, STATE_WINDOWS
 from roboreel import LeRobotDatasetV2
 
@@ -55,8 +55,9 @@ def ours(setup: Setup) -> Iterator[Run]:
     """The default DataLoader, with nothing said but which batches and how many workers."""
     deltas, image_dtype = setup["deltas"] or None, setup["image_dtype"]
     dataset = LeRobotDatasetV2(setup["dataset"], delta_timestamps=deltas, image_dtype=image_dtype, readonly=True)
-    loader: Any = DataLoader(dataset, batch_sampler=Endless(setup), num_workers=setup.get("workers", 0))
-    yield drain(iter(loader))
+    workers = setup.get("workers", 0)
+    loader: Any = DataLoader(dataset, batch_sampler=Endless(setup), num_workers=workers)
+    yield drain_workers(iter(loader), workers) if workers else drain(iter(loader))
 
 
 def take(setup: Setup) -> Iterator[Run]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.benchmark import Run, Setup
-from benchmarks.recorded import Endless, drain
+from benchmarks.recorded import Endless, drain, drain_workers
 
 
 def version_0_4(setup: Setup) -> Iterator[Run]:
@@ -44,5 +44,6 @@ def _dataset(module: str, setup: Setup) -> Any:
 def _loader(dataset: Any, setup: Setup) -> Run:
     from torch.utils.data import DataLoader
 
-    loader: Any = DataLoader(dataset, batch_sampler=Endless(setup), num_workers=setup.get("workers", 0))
-    return drain(iter(loader))
+    workers = setup.get("workers", 0)
+    loader: Any = DataLoader(dataset, batch_sampler=Endless(setup), num_workers=workers)
+    return drain_workers(iter(loader), workers) if workers else drain(iter(loader))

@@ -1,0 +1,85 @@
+"""State windows from ever more frames: what a batch costs must not depend on how many are stored."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import recordings, stretched
+from benchmarks.benchmark import Benchmark, Contender, Figures, Goal, Make, Measured, Run, Scene, Setup, figure
+from benchmarks.cases import pusht_windows
+from benchmarks.recorded import record
+from benchmarks.recordings import FPS, STATE_WINDOWS
+from roboreel import LeRobotDatasetV2
+
+
+def both_sizes(scene: Scene) -> dict[str, Any]:
+    """10⁴ frames, and 10⁸ (of a quick run 10⁷) in sparse files."""
+    few, many = scene.pick(250, 10_000, 10_000), scene.pick(1_000, 10_000_000, 100_000_000)
+    batch_size = scene.pick(8, 256, 256)
+    setup: dict[str, Any] = {"deltas": STATE_WINDOWS, "fps": FPS, "image_dtype": "uint8", "batch_size": batch_size}
+    for name, frames in (("few", few), ("many", many)):
+        folder = scene.cache / "ours" / f"stretched_{frames}"
+        recordings.once(folder, functools.partial(stretched.make, frames=frames))
+        batches = record(scene, frames, batch_size, scene.pick(4, 2000, 2000))
+        setup[name] = {"dataset": str(folder), "batches": batches}
+    return setup
+
+
+def ours(setup: Setup) -> Iterator[Run]:
+    yield from _of(pusht_windows.ours, setup)
+
+
+def take(setup: Setup) -> Iterator[Run]:
+    """As page faults are the machine's, those of the floor say what they explain."""
+    yield from _of(pusht_windows.take, setup)
+
+
+def _of(make: Make, setup: Setup) -> Iterator[Run]:
+    for run in make({**setup, **setup[setup["frames"]]}):
+        yield run if setup["frames"] == "many" else functools.partial(_counted, run)
+
+
+def _counted(run: Run, count: int) -> int:
+    """What is read of a few frames is not what is read of many: do not hand it over to be compared."""
+    return len(run(count))
+
+
+def growth(measured: Measured) -> float | None:
+    ours, floor = measured.ratio("roboreel", "roboreel, 10⁴ frames"), measured.ratio("numpy", "numpy, 10⁴ frames")
+    return None if ours is None or floor is None else ours / max(floor, 1.0)
+
+
+def seconds_to_open(setup: Setup) -> Figures:
+    """Until the first batch could be asked for; the median of 3."""
+    took = []
+    for _ in range(3):
+        began = time.perf_counter()
+        dataset = LeRobotDatasetV2(setup["many"]["dataset"], delta_timestamps=setup["deltas"], readonly=True)
+        length = len(dataset)
+        took.append(time.perf_counter() - began)
+        dataset.close()
+    return {"open_s": statistics.median(took), "frames": float(length)}
+
+
+MANY, FEW = {"frames": "many"}, {"frames": "few"}
+
+SIZE = Benchmark(
+    "dataset_size",
+    "state windows from 10⁸ frames in sparse files",
+    both_sizes,
+    (
+        Contender("roboreel", ours, options=MANY),
+        Contender("roboreel, 10⁴ frames", ours, options=FEW),
+        Contender("numpy", take, options=MANY),
+        Contender("numpy, 10⁴ frames", take, options=FEW),
+    ),
+    (
+        Goal("time, in times of that from 10⁴ frames, beyond what numpy's grows by", growth, at_most=1.5),
+        figure("open_s", "opening", "s", at_most=0.5),
+    ),
+    seconds_to_open,
+)
