@@ -11,7 +11,7 @@ from roboreel.errors import *  # noqa: F403 - the errors are the public face, al
 
 if TYPE_CHECKING:
     from roboreel.dataset import LeRobotDatasetV2
-    from roboreel.sampling import compute_sampler_weights
+    from roboreel.sampling import EpisodeBlocks, compute_sampler_weights
     from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
     from roboreel.store.forecast import forecast
 
@@ -21,6 +21,7 @@ except PackageNotFoundError:  # run from a checkout that was not installed
     __version__ = "0+unknown"
 
 _LAZY = {
+    "EpisodeBlocks": "roboreel.sampling.blocks",
     "LeRobotDatasetV2": "roboreel.dataset",
     "LeRobotDatasetV2ImageMode": "roboreel.schema",
     "VideoOptions": "roboreel.schema",
@@ -29,6 +30,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "EpisodeBlocks",
     "LeRobotDatasetV2",
     "LeRobotDatasetV2ImageMode",
     "VideoOptions",

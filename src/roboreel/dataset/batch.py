@@ -62,6 +62,15 @@ def transform_images(batch: dict[str, Any], cameras: Sequence[str], transform: I
         batch[key] = torch.stack([transform(images) for images in batch[key]])
 
 
+class BlockBatch(list[int]):
+    """Indices out of a block of episodes, which are decoded whole and kept until the next ones come."""
+
+    def __init__(self, indices: Sequence[int], episodes: int) -> None:
+        super().__init__(indices)
+        self.episodes = episodes
+        """How many episodes are kept in memory."""
+
+
 class Sample(dict[str, Any]):
     """One sample of a batch: a dict like any other; its class is what the default collate recognises."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel import schema
-from roboreel.dataset.batch import Batch, as_indices, register_collate, to_tensors, transform_images
+from roboreel.dataset.batch import Batch, BlockBatch, as_indices, register_collate, to_tensors, transform_images
 from roboreel.dataset.episodes import chosen_slots, episode_ranges, episode_slots, statistics
 from roboreel.dataset.opening import Opening, check_storage
 from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, gather, parse_windows
@@ -244,7 +244,8 @@ class LeRobotDatasetV2(Recording):
         slots = self._slots(indices)
         store = self._need_store()
         check_window_keys(self._windows, store.manifest.keys)  # another process may have made the dataset since
-        arrays, masks = gather(store, slots, self.data_keys, self._windows)
+        held = indices.episodes if isinstance(indices, BlockBatch) else 0
+        arrays, masks = gather(store, slots, self.data_keys, self._windows, held)
         batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype)
         if self.image_transform is not None:
             transform_images(batch, self.camera_keys, self.image_transform)

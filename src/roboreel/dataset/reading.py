@@ -89,16 +89,21 @@ def check_windows(windows: Windows, store: Store, episodes: Sequence[int] | None
             )
 
 
-def gather(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[Arrays, Arrays]:
-    """Return the keys' arrays, (B, *shape) or (B, T, *shape), and the padding masks (B, T) of the windowed ones."""
-    arrays, masks = store.read(lambda: _attempt(store, slots, keys, windows))
+def gather(store: Store, slots: Ints, keys: Sequence[str], windows: Windows, held: int = 0) -> tuple[Arrays, Arrays]:
+    """Return the keys' arrays, (B, *shape) or (B, T, *shape), and the padding masks (B, T) of the windowed ones.
+
+    With `held`, the episodes of the frames are decoded whole, and so many of them are kept in memory.
+    """
+    arrays, masks = store.read(lambda: _attempt(store, slots, keys, windows, held))
     for key, array in arrays.items():
         if store.manifest.keys[key].is_string:
             store.check_codes(key, array)
     return arrays, masks
 
 
-def _attempt(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[tuple[Arrays, Arrays], Touched]:
+def _attempt(
+    store: Store, slots: Ints, keys: Sequence[str], windows: Windows, held: int
+) -> tuple[tuple[Arrays, Arrays], Touched]:
     slots = store.surviving(slots)
     rows, words = store.rows_of(slots)
     single = store.frames_at(slots, rows)
@@ -110,7 +115,7 @@ def _attempt(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -
         spec = store.manifest.keys[key]
         if key not in windows.deltas:
             arrays[key] = np.empty((len(slots), *spec.shape), spec.dtype)
-            store.read_key(key, single, arrays[key])
+            store.read_key(key, single, arrays[key], held)
             continue
         deltas = windows.deltas[key]
         if deltas.signature not in made:
@@ -121,7 +126,7 @@ def _attempt(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -
             touched.append((flat, flat_words))
         frames, is_pad = made[deltas.signature]
         out = np.empty((len(frames.slots), *spec.shape), spec.dtype)
-        store.read_key(key, frames, out)
+        store.read_key(key, frames, out, held)
         arrays[key] = out.reshape(len(slots), len(deltas), *spec.shape)
         masks[key] = is_pad.copy()
     return (arrays, masks), Touched(*(np.concatenate(part) for part in zip(*touched, strict=True)))

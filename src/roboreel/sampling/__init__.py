@@ -1,5 +1,20 @@
 """Which frames are drawn, in which order, how often."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from roboreel.sampling.weights import compute_sampler_weights, in_ranges
 
-__all__ = ["compute_sampler_weights", "in_ranges"]
+if TYPE_CHECKING:
+    from roboreel.sampling.blocks import EpisodeBlocks
+
+__all__ = ["EpisodeBlocks", "compute_sampler_weights", "in_ranges"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "EpisodeBlocks":
+        raise AttributeError(f"module 'roboreel.sampling' has no attribute {name!r}")
+    from roboreel.sampling.blocks import EpisodeBlocks  # a class of torch's, which the others do not need
+
+    return EpisodeBlocks

@@ -6,7 +6,9 @@ import os
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +70,8 @@ class Following:
         self._owners: NDArray[np.uint64] = np.zeros(0, OWNER_DTYPE)
         self.frame_cache: FrameCache | None = None
         """What decoded frames are kept in, once `use_cache` was called."""
+        self.held: dict[str, OrderedDict[int, tuple[int, NDArray[Any]]]] = {}
+        """Camera → episode row → its first position and its decoded frames, of the block that is being drawn from."""
         self.refresh()
 
     def refresh(self) -> bytes:
@@ -189,6 +193,7 @@ class Following:
             column.close()
         if self.frame_cache is not None:
             self.frame_cache.close()
+        self.held.clear()
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,12 +96,40 @@ class Store(Following):
         edited = redo.slots[at] == slots
         return edited, at[edited]
 
-    def read_key(self, key: str, frames: Frames, out: NDArray[Any]) -> None:
-        """Fill `out` (N, *shape) with a key's values for the frames; to be called inside an attempt."""
-        self._column_to_read(key).read(frames, out)
+    def read_key(self, key: str, frames: Frames, out: NDArray[Any], held: int = 0) -> None:
+        """Fill `out` (N, *shape) with a key's values for the frames; to be called inside an attempt.
+
+        With `held`, images are decoded by whole episodes, of which so many are kept in memory, a camera.
+        """
+        if held and self.manifest.keys[key].needs_decoding:
+            self._read_held(key, frames, out, held)
+        else:
+            self._column_to_read(key).read(frames, out)
         if self._pending is not None and self._pending.key == key:
             edited, at = self._edited(self._pending, frames.slots)
             out[edited] = self._pending.values[at]
+
+    def _read_held(self, key: str, frames: Frames, out: NDArray[Any], held: int) -> None:
+        episodes = self.held.setdefault(key, OrderedDict())
+        rows = list(dict.fromkeys(frames.rows.tolist()))
+        for row in sorted(rows, key=lambda row: row not in episodes):  # what is here first: the new push the old out
+            if row not in episodes:
+                while len(episodes) >= held:
+                    episodes.popitem(last=False)
+                episodes[row] = self._decoded_episode(key, row)
+            episodes.move_to_end(row)
+            first, images = episodes[row]
+            at = np.flatnonzero(frames.rows == row)
+            out[at] = images[frames.positions[at] - first]
+
+    def _decoded_episode(self, key: str, row: int) -> tuple[int, NDArray[Any]]:
+        """What survives of an episode, decoded in order, and the position of its first frame."""
+        slots = np.arange(self.table.live_starts[row], self.table.stops[row])
+        frames = self.frames_at(slots, np.full(len(slots), row))
+        spec = self.manifest.keys[key]
+        images = np.empty((len(slots), *spec.shape), spec.dtype)
+        self._column_to_read(key).read(frames, images)
+        return int(frames.positions[0]), images
 
     def _column_to_read(self, key: str) -> Column:
         cached = None if self.frame_cache is None else self.frame_cache.columns.get(key)
