@@ -142,7 +142,7 @@ def test_a_directory_with_other_things_in_it_is_left_alone(root: Path) -> None:
         ({"action": THREE, "episode_index": [[0], [0], [0]]}, r"'episode_index' is int64 of shape \(3, 1\)"),
         ({"action": THREE, "episode_index": [0, 1, 0]}, r"episodes \[0\] do not stand together; sort by episode"),
         ({CAMERA: np.zeros((3, 8, 8, 3), np.float32)}, "must hold images: uint8 .*; it is float32"),
-        ({CAMERA: np.zeros((3, 3, 8, 8), np.uint8)}, r"channels last; it is uint8 of shape \(3, 3, 8, 8\)"),
+        ({CAMERA: np.zeros((3, 3, 8, 8), np.uint8)}, r"channels last; .*it is uint8 of shape \(3, 3, 8, 8\)"),
         ({CAMERA: np.zeros((3, 8, 8), np.uint8)}, "channels last"),
     ],
 )

@@ -63,7 +63,7 @@ def test_without_a_sample_it_guesses_and_says_so() -> None:
     ("arguments", "message"),
     [
         (({}, 0), "frames=0; a positive number"),
-        (({CAMERA: np.zeros((4, 4), np.uint8)}, 5), "uint8 .height, width, channels., not uint8"),
+        (({CAMERA: np.zeros((4, 4), np.uint8)}, 5), "uint8 .height, width, channels., .*; not uint8"),
         (({"action": np.array("text")}, 5), "cannot be stored"),
     ],
 )

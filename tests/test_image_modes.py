@@ -128,7 +128,7 @@ def test_grey_and_alpha_are_kept(root: Path, mode: str, channels: int) -> None:
 
 def test_video_takes_three_channels_only(root: Path) -> None:
     with pytest.raises(ValueError, match=rf"{CAMERA!r}: .*\(8, 9, 1\), and video has 3 channels.*image_mode='png'"):
-        LeRobotDatasetV2(root, fps=10).add_episodes({CAMERA: np.zeros((3, 8, 9, 1), np.uint8)})
+        LeRobotDatasetV2(root, fps=10, image_mode="video").add_episodes({CAMERA: np.zeros((3, 8, 9, 1), np.uint8)})
     assert not root.exists()
 
 

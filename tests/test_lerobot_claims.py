@@ -196,7 +196,7 @@ def _resized(data: bytes) -> bytes:
         (lambda data: _flip(data, 33), r"it ends after \d+ bytes, within a chunk"),
         (lambda data: data[:60] + data[90:], r"not a whole PNG file: "),
         (lambda data: data[:33] + data[-12:], r"its header or its pixels are missing"),
-        (_resized, r"where the first is of \(64, 96, 3\)"),
+        (_resized, r"where the first is of uint8 \(64, 96, 3\)"),
     ],
     ids=["a flipped bit", "a wrong length", "a hole", "no pixels", "another width"],
 )

@@ -29,8 +29,16 @@ IMAGE_BREAKS: list[tuple[str, Any, str]] = [
     ("null", None, r"neither the image's bytes nor its path"),
     ("a cut image", {"bytes": made.png(11)[:-20], "path": None}, r"not a whole PNG file"),
     ("no image at all", {"bytes": b"GIF nonsense", "path": None}, r"not a readable image"),
-    ("a JPEG among PNGs", {"bytes": made.png(11, "JPEG"), "path": None}, r"an image that is not PNG, of \(64, 96, 3\)"),
-    ("a grey one", {"bytes": made.png(11, mode="L"), "path": None}, r"a PNG image of \(64, 96, 1\), where the first"),
+    (
+        "a JPEG among PNGs",
+        {"bytes": made.png(11, "JPEG"), "path": None},
+        r"an image that is not PNG, of uint8 \(64, 96, 3\)",
+    ),
+    (
+        "a grey one",
+        {"bytes": made.png(11, mode="L"), "path": None},
+        r"a PNG image of uint8 \(64, 96, 1\), where the first",
+    ),
 ]
 
 TEMPLATES = [

@@ -10,7 +10,7 @@ from roboreel import errors
 from roboreel.errors import *  # noqa: F403 - the errors are the public face, all of them
 
 if TYPE_CHECKING:
-    from roboreel.dataset import LeRobotDatasetV2
+    from roboreel.dataset import LeRobotDatasetV2, takes_batch
     from roboreel.sampling import EpisodeBlocks, compute_sampler_weights
     from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
     from roboreel.store.forecast import forecast
@@ -27,6 +27,7 @@ _LAZY = {
     "VideoOptions": "roboreel.schema",
     "compute_sampler_weights": "roboreel.sampling",
     "forecast": "roboreel.store.forecast",
+    "takes_batch": "roboreel.dataset",
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "compute_sampler_weights",
     "forecast",
+    "takes_batch",
 ]
 __all__ += errors.__all__
 

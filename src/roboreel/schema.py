@@ -25,6 +25,9 @@ ROLES: tuple[Role, ...] = ("index", "value", "camera", "string")
 STRING_CODE_DTYPE = np.dtype("<i4")
 """Strings are stored as codes into the dataset's append-only string table."""
 
+DEPTH_UNITS = {"mm": 1000, "m": 1}
+"""Of a depth camera: unit → how many of it are a metre."""
+
 _NUMERIC_KINDS = "biuf"
 _MAX_ITEM_BYTES = 1 << 40
 """One frame of one key: far above any camera, and low enough that capacity times it stays within int64."""
@@ -141,6 +144,49 @@ class VideoOptions:
         return cls(**known)
 
 
+class Resizing(enum.Enum):
+    """How frames of another size are made to fit."""
+
+    BILINEAR = "pillow-bilinear"
+    """Colours and greys: Pillow's bilinear filter, antialiased."""
+    NEAREST = "nearest"
+    """Depth: the nearest pixel, so that no distance comes up that was not measured."""
+
+    @staticmethod
+    def of(dtype: np.dtype[Any]) -> Resizing:
+        return Resizing.NEAREST if is_depth_dtype(dtype) else Resizing.BILINEAR
+
+
+def is_depth_dtype(dtype: np.dtype[Any]) -> bool:
+    """Whether a camera of this dtype sees depth: uint16 or float32, which colours are never stored in.
+
+    >>> is_depth_dtype(np.dtype("u2")), is_depth_dtype(np.dtype("u1"))
+    (True, False)
+    """
+    return dtype in (np.dtype("<u2"), np.dtype("<f4"))
+
+
+def natural_depth_unit(dtype: np.dtype[Any]) -> str:
+    """Return the unit in which depth of this dtype comes: millimetres in integers, metres in floats.
+
+    >>> natural_depth_unit(np.dtype("u2"))
+    'mm'
+    """
+    return "mm" if dtype.kind == "u" else "m"
+
+
+def natural_image_mode(dtype: np.dtype[Any], channels: int) -> LeRobotDatasetV2ImageMode:
+    """Return how a camera is stored where nobody says: video for colour, and without any loss for everything else.
+
+    >>> natural_image_mode(np.dtype("u1"), 3).value, natural_image_mode(np.dtype("u2"), 1).value
+    ('video', 'png')
+    """
+    if dtype.kind == "f":
+        return LeRobotDatasetV2ImageMode.MEMMAP  # PNG has no floats
+    colour = dtype == np.uint8 and channels == 3
+    return LeRobotDatasetV2ImageMode.VIDEO if colour else LeRobotDatasetV2ImageMode.PNG
+
+
 @dataclass(frozen=True, slots=True)
 class KeySpec:
     """One data key. `shape` is that of one frame: `()` for a scalar, `(H, W, C)` for a camera."""
@@ -155,10 +201,13 @@ class KeySpec:
     names: Any = None
     """Names of the dimensions, as the source gave them (any JSON value)."""
     unit: str | None = None
+    """Of the numbers as they are stored; a depth camera's is "mm" or "m"."""
     source_dtype: str | None = None
     """What the source declared, where that is not `dtype`."""
     video_options: VideoOptions | None = None
     """How new frames of a camera stored as video are coded; always there for such a camera, and for no other key."""
+    resized: str | None = None
+    """How a camera's frames of another size are made to fit, a value of `Resizing`; None: they are refused."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -179,10 +228,19 @@ class KeySpec:
             object.__setattr__(self, "video_options", self.video_options or VideoOptions())
         elif self.video_options is not None:
             raise InvalidArgumentError(f"key {self.name!r}: only a camera stored as video has video options")
+        if self.is_camera:
+            _check_camera(self)
+        if self.resized is not None and not (self.is_camera and isinstance(self.resized, str)):
+            raise InvalidArgumentError(f"key {self.name!r}: resized {self.resized!r}, which is the method for a camera")
 
     @property
     def is_camera(self) -> bool:
         return self.role == "camera"
+
+    @property
+    def is_depth(self) -> bool:
+        """Whether it is a camera of which each pixel says how far away something is; 0: not measured."""
+        return self.is_camera and is_depth_dtype(self.dtype)
 
     @property
     def is_string(self) -> bool:
@@ -220,6 +278,10 @@ class KeySpec:
         video = mode is LeRobotDatasetV2ImageMode.VIDEO
         return replace(self, image_mode=mode, video_options=video_options if video else None)
 
+    def with_image_size(self, size: tuple[int, int]) -> KeySpec:
+        """Return the camera at (height, width) pixels, to which frames of another size are brought."""
+        return replace(self, shape=(*size, *self.shape[2:]), resized=Resizing.of(self.dtype).value)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of this key in `metadata.json`.
 
@@ -233,7 +295,7 @@ class KeySpec:
             "role": self.role,
             "stored": stored,
         }
-        for key in ("names", "unit", "source_dtype"):
+        for key in ("names", "unit", "source_dtype", "resized"):
             value = getattr(self, key)
             if value is not None:
                 found[key] = value
@@ -264,8 +326,30 @@ class KeySpec:
         encoding = None
         if mode is LeRobotDatasetV2ImageMode.VIDEO and "encoding" in found:
             encoding = VideoOptions.from_dict(found["encoding"])
-        optional = {key: found.get(key) for key in ("names", "unit", "source_dtype")}
+        optional = {key: found.get(key) for key in ("names", "unit", "source_dtype", "resized")}
         return cls(name, parsed_dtype, tuple(shape), role, mode, video_options=encoding, **optional)
+
+
+def _check_camera(spec: KeySpec) -> None:
+    """Refuse frames that are no images, and a way of storing them that would change what they say."""
+    depth = is_depth_dtype(spec.dtype)
+    if len(spec.shape) != 3 or not (spec.dtype == np.uint8 or (depth and spec.shape[-1] == 1)):
+        raise InvalidArgumentError(
+            f"key {spec.name!r}: a camera's frames are uint8 (height, width, channels), or depth, which is uint16 or "
+            f"float32 (height, width, 1); not {spec.dtype} {spec.shape}"
+        )
+    if not depth:
+        return
+    if spec.unit not in DEPTH_UNITS:
+        raise InvalidArgumentError(f"key {spec.name!r}: depth in the unit {spec.unit!r}; {list(DEPTH_UNITS)} would do")
+    modes = ["memmap"] if spec.dtype.kind == "f" else ["png", "memmap"]
+    if spec.image_mode is not None and spec.image_mode.value not in modes:
+        why = "video would change every distance" if spec.image_mode.value == "video" else "PNG holds no floats"
+        other = "" if len(modes) > 1 else ", or depth as uint16 in millimetres, which goes into 'png' too"
+        raise InvalidArgumentError(
+            f"key {spec.name!r} is depth, {spec.dtype} in {spec.unit}, and cannot be stored as "
+            f"{spec.image_mode.value!r}: {why}; image_mode={' or '.join(map(repr, modes))} would do{other}"
+        )
 
 
 def index_keys() -> tuple[KeySpec, ...]:

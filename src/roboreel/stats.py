@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 KeyStats = dict[str, NDArray[Any]]
-"""`mean`, `std`, `min`, `max` of the key's shape ((C, 1, 1) for a camera, in [0, 1]) and `count`, shape (1,)."""
+"""`mean`, `std`, `min`, `max` of the key's shape and `count`, shape (1,). Of a camera's: (C, 1, 1), in [0, 1] for
+images, in metres for depth, where no pixel was measured left out; and its `count` is that of frames."""
 
 
 class RunningStats:
@@ -94,3 +95,28 @@ class RunningImageStats:
         low, high = levels[seen.argmax(axis=1)], levels[255 - seen[:, ::-1].argmax(axis=1)]
         shaped = {"mean": mean, "std": std, "min": low, "max": high}
         return {**{name: value.reshape(-1, 1, 1) for name, value in shaped.items()}, "count": count}
+
+
+class RunningDepthStats:
+    """Statistics in metres over the measured pixels of depth: 0 is no distance, and neither is what is not finite.
+
+    >>> running = RunningDepthStats(per_metre=1000)
+    >>> running.add(np.array([[[[0], [1500]]], [[[500], [1000]]]], np.uint16))
+    >>> running.result()["mean"].tolist(), running.result()["min"].tolist(), running.result()["count"].tolist()
+    ([[[1.0]]], [[[0.5]]], [2])
+    """
+
+    def __init__(self, per_metre: int) -> None:
+        self._per_metre = per_metre
+        self._pixels = RunningStats()
+        self._frames = 0
+
+    def add(self, depth: NDArray[Any]) -> None:
+        """Take in depth (N, H, W, 1), `per_metre` to the metre."""
+        self._frames += len(depth)
+        self._pixels.add(depth[(depth != 0) & np.isfinite(depth)][:, None] / np.float64(self._per_metre))
+
+    def result(self) -> KeyStats:
+        """Return arrays (1, 1, 1) and `count`, the number of frames; that alone where no pixel was measured."""
+        found = {name: value.reshape(1, 1, 1) for name, value in self._pixels.result().items() if name != "count"}
+        return {**found, "count": np.array([self._frames])}

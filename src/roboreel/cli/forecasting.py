@@ -46,7 +46,7 @@ def collect(root: Path, frames: int) -> dict[str, Any]:
     return {**forecast(keys, frames, fps=fps, sample=sample).to_dict(), "free_bytes": free_bytes(root)}
 
 
-Found = tuple[Mapping[str, KeySpec], float, dict[str, NDArray[np.uint8]]]
+Found = tuple[Mapping[str, KeySpec], float, dict[str, NDArray[Any]]]
 
 
 def _from_dataset(root: Path) -> Found:
@@ -66,7 +66,7 @@ def _from_lerobot(folder: Path) -> Found:
 
     source = open_lerobot(folder)
     keys = {spec.name: spec for spec in source.keys}
-    runs: dict[str, list[NDArray[np.uint8]]] = {key: [] for key, spec in keys.items() if spec.is_camera}
+    runs: dict[str, list[NDArray[Any]]] = {key: [] for key, spec in keys.items() if spec.is_camera}
     for episode in itertools.islice(source.episodes(), _RUNS if runs else 0):
         for key, found in runs.items():
             found.append(next(episode.cameras[key].blocks())[:_RUN])

@@ -10,7 +10,7 @@ import tyro
 
 from roboreel.cli.info import describe
 from roboreel.dataset import LeRobotDatasetV2
-from roboreel.errors import InvalidArgumentError
+from roboreel.errors import ConfigError, InvalidArgumentError
 from roboreel.schema import VideoOptions
 
 
@@ -33,6 +33,11 @@ class ImportConfig:
     """Room in frames, or as 20GB; more than the folder holds if episodes are to be added. None: grows as needed."""
     use_as_fifo_buffer: bool = False
     """Make it a ring: when the capacity is reached, the oldest episodes are overwritten."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels to bring the frames of every camera to: colours by Pillow's antialiased bilinear
+    filter, depth by the nearest pixel. Not given: as they are."""
+    camera_size: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """The same for some cameras only: KEY HEIGHT WIDTH, and more of them."""
     quiet: bool = False
     """No progress bar, no summary."""
 
@@ -47,6 +52,7 @@ def run(arguments: Sequence[str]) -> None:
         video_options=None if config.video == VideoOptions() else config.video,
         buffer_capacity=_frames_or_size(config.buffer_capacity),
         use_as_fifo_buffer=config.use_as_fifo_buffer,
+        image_size=_sizes(config),
         progress=not config.quiet,
     ):
         pass
@@ -70,6 +76,12 @@ def parse_modes(typed: Sequence[str]) -> str | dict[str, str] | None:
             f"--image-mode {' '.join(typed)}; one mode would do, or CAMERA=MODE for each of some cameras"
         )
     return {key: mode for key, _, mode in pairs}
+
+
+def _sizes(config: ImportConfig) -> tuple[int, int] | dict[str, tuple[int, int]] | None:
+    if config.image_size is not None and config.camera_size:
+        raise ConfigError("--image-size is for every camera and --camera-size for some; give one of them")
+    return config.camera_size or config.image_size
 
 
 def _frames_or_size(typed: str | None) -> int | str | None:

@@ -73,7 +73,7 @@ def _key(store: Store, key: str) -> dict[str, Any]:
     spec = store.manifest.keys[key]
     shown = spec.to_dict()
     found: dict[str, Any] = {"shape": shown["shape"], "role": shown["role"], "stored": shown["stored"]}
-    for name in ("unit", "source_dtype"):
+    for name in ("unit", "source_dtype", "resized"):
         if name in shown:
             found[name] = shown[name]
     if spec.video_options is not None:
@@ -120,7 +120,10 @@ def _key_line(fields: dict[str, Any]) -> str:
     if fields["role"] != "camera":
         return f"{fields['dtype']:<8} {shape}" + (f"  {fields['unit']}" if "unit" in fields else "")
     height, width, channels = fields["shape"]
-    line = f"{fields['dtype']:<8} {width}x{height}, {channels} channels, "
+    what = f"depth in {fields['unit']}" if fields["dtype"] != "uint8" else f"{channels} channels"
+    what = what.removesuffix("s") if channels == 1 else what
+    resized = f"resized ({fields['resized']}), " if "resized" in fields else ""
+    line = f"{fields['dtype']:<8} {width}x{height}, {what}, {resized}"
     if fields["stored"] != "video":
         return line + {"column": "memmap", "png": "PNG"}[fields["stored"]]
     files = f"{fields['files']} video file{'s' if fields['files'] != 1 else ''}"

@@ -20,15 +20,18 @@ from numpy.typing import NDArray
 from roboreel._optional import require
 from roboreel.errors import SourceError
 
+_UINT8 = np.dtype(np.uint8)
+
 BLOCK_BYTES = 32 << 20
 """About how many bytes of decoded frames are held at a time."""
 
 
 class CameraFrames(ABC):
-    """`length` frames of shape `shape` = (height, width, channels), uint8."""
+    """`length` frames of shape `shape` = (height, width, channels); uint8, or the dtypes that depth has."""
 
     length: int
     shape: tuple[int, ...]
+    dtype: np.dtype[Any] = _UINT8
 
     @abstractmethod
     def blocks(self) -> Iterator[NDArray[Any]]:
@@ -36,7 +39,7 @@ class CameraFrames(ABC):
 
     @property
     def frames_per_block(self) -> int:
-        return max(1, BLOCK_BYTES // max(1, int(np.prod(self.shape))))
+        return max(1, BLOCK_BYTES // max(1, int(np.prod(self.shape)) * self.dtype.itemsize))
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class ArrayFrames(CameraFrames):
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return self.array.shape[1:]
 
+    @property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+        return self.array.dtype
+
     def blocks(self) -> Iterator[NDArray[Any]]:
         step = self.frames_per_block
         for start in range(0, self.length, step):
@@ -68,6 +75,7 @@ class PngFrames(CameraFrames):
     read: Callable[[int], bytes]
     source: str
     """Where they come from, for errors."""
+    dtype: np.dtype[Any] = _UINT8
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         step = self.frames_per_block
@@ -85,9 +93,10 @@ class PngFrames(CameraFrames):
                 f"{self.source}, frame {i}: {width}x{height} pixels, where the first is {self.shape}; "
                 "one camera keeps one size: record or convert it again"
             )
+        check_png_depth(data, self.dtype, f"{self.source}, frame {i}")
 
-    def _decode(self, i: int) -> NDArray[np.uint8]:
-        return decode_png(self.read(i), self.shape, f"{self.source}, frame {i}")
+    def _decode(self, i: int) -> NDArray[Any]:
+        return decode_png(self.read(i), self.shape, f"{self.source}, frame {i}", self.dtype)
 
 
 @dataclass(frozen=True)
@@ -128,13 +137,37 @@ def _png_flaw(data: bytes) -> str | None:
     return f"{len(data) - at} bytes follow its end" if at < len(data) else None
 
 
-def decode_png(data: bytes, shape: Sequence[int], source: str) -> NDArray[np.uint8]:
-    """Decode one PNG to uint8 (H, W, C); `SourceError` names `source` where that fails or the shape differs."""
+def png_bits(data: bytes) -> tuple[int, bool]:
+    """Return the bits a channel of a PNG file, and whether it is grey without alpha: from the header alone."""
+    return data[24], data[25] == 0
+
+
+def check_png_depth(data: bytes, dtype: np.dtype[Any], source: str) -> None:
+    """Refuse a PNG whose numbers would not all fit, or would mean something else: Pillow converts without a word."""
+    bits, grey = png_bits(data)
+    if (bits == 16) != (dtype == np.uint16) or (bits == 16 and not grey):
+        wanted = "16 bits, grey, as depth has" if dtype == np.uint16 else "at most 8 bits a channel"
+        raise SourceError(
+            f"{source}: a PNG of {bits} bits a channel{' (grey)' if grey else ''}, where {wanted} must be; "
+            "record or convert it again"
+        )
+
+
+def decode_png(data: bytes, shape: Sequence[int], source: str, dtype: np.dtype[Any] = _UINT8) -> NDArray[Any]:
+    """Decode one PNG to (H, W, C), uint8, or uint16 of one channel.
+
+    `SourceError` names `source` where that fails, or the shape differs.
+    """
     image_module = require("PIL.Image", purpose="reading PNG images")
+    if dtype == np.uint16 and data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25:
+        check_png_depth(data, dtype, source)
     try:
         with image_module.open(io.BytesIO(data)) as image:
-            wanted = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
-            array = np.asarray(image if image.mode == wanted else image.convert(wanted))
+            if dtype == np.uint16:
+                array = np.asarray(image).astype(np.uint16, copy=False)  # older Pillows give 16 bits as int32
+            else:
+                wanted = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
+                array = np.asarray(image if image.mode == wanted else image.convert(wanted))
     except Exception as error:
         raise SourceError(f"{source}: not a readable image ({error})") from error
     array = array.reshape(array.shape[0], array.shape[1], -1)

@@ -31,7 +31,7 @@ class PngColumn(Column):
                 out[k] = out[decoded[where]]
                 continue
             path = paths.image_path(self._root, self.spec.name, *where)
-            out[k] = decode_png(files.read_file(path), self.spec.shape, str(path))
+            out[k] = decode_png(files.read_file(path), self.spec.shape, str(path), self.spec.dtype)
             decoded[where] = k
 
 
@@ -90,7 +90,7 @@ class PngWriter:
 
 
 def encode_png(image: NDArray[Any]) -> bytes:
-    """Return the PNG file of one uint8 image (H, W, C)."""
+    """Return the PNG file of one image (H, W, C), uint8, or uint16 of one channel, which PNG keeps bit for bit."""
     image_module = require("PIL.Image", purpose="writing PNG images")
     buffer = io.BytesIO()
     squeezed = image[..., 0] if image.shape[-1] == 1 else image

@@ -18,8 +18,10 @@ from roboreel.convert.lerobot_layout import EpisodeEntry, VideoSpan, Warnings
 from roboreel.convert.lfs import how_to_get
 from roboreel.convert.parquet import ParquetFile, RowReader
 from roboreel.errors import InvalidArgumentError, SourceError, VideoError
-from roboreel.schema import TASK_KEY, KeySpec, LeRobotDatasetV2ImageMode
+from roboreel.schema import TASK_KEY, KeySpec, LeRobotDatasetV2ImageMode, is_depth_dtype, natural_depth_unit
 from roboreel.store import CameraFrames, FrameTable, PngFrames, VideoFrames
+
+_UINT8 = np.dtype(np.uint8)
 
 _BLOCK_IMAGES = 64
 """Rows of images held at a time at most: equal images are stored once, and are small until they are decoded."""
@@ -151,11 +153,13 @@ class ImageCamera:
         self._name = feature.name
         self._reader: tuple[ParquetFile, RowReader] | None = None
         data = self._read(entries[0], 0)
-        shape = _image_shape(data, f"{entries[0].where}, camera {feature.name!r}, frame 0")
-        self.spec = _camera_spec(feature, shape, LeRobotDatasetV2ImageMode.PNG, warnings)
+        shape, dtype = _image_form(data, f"{entries[0].where}, camera {feature.name!r}, frame 0")
+        self.spec = _camera_spec(feature, shape, LeRobotDatasetV2ImageMode.PNG, warnings, dtype)
         self._is_png = _is_png(data)
         if not self._is_png:
             warnings.add(f"camera {feature.name!r} holds images that are not PNG: they are decoded")
+        if self.spec.is_depth:
+            warnings.add(f"camera {feature.name!r} holds grey images of 16 bits: taken as depth in millimetres")
 
     def frames(self, entry: EpisodeEntry) -> CameraFrames:
         """The episode's images, read one by one when they are asked for, cheapest in order."""
@@ -163,16 +167,17 @@ class ImageCamera:
 
         def read(i: int) -> bytes:
             data = self._read(entry, i)
-            shape = _image_shape(data, f"{source}, frame {i}")
-            if shape != self.spec.shape or _is_png(data) != self._is_png:
+            shape, dtype = _image_form(data, f"{source}, frame {i}")
+            if (shape, dtype) != (self.spec.shape, self.spec.dtype) or _is_png(data) != self._is_png:
                 kind = "a PNG image" if _is_png(data) else "an image that is not PNG,"
                 raise SourceError(
-                    f"{source}, frame {i}: {kind} of {shape}, where the first is of {self.spec.shape}; "
+                    f"{source}, frame {i}: {kind} of {dtype} {shape}, where the first is of {self.spec.dtype} "
+                    f"{self.spec.shape}; "
                     "record or convert it again, or leave the episode out"
                 )
             return data
 
-        files = _SourceImages(entry.length, self.spec.shape, read, source)
+        files = _SourceImages(entry.length, self.spec.shape, read, source, self.spec.dtype)
         return files if self._is_png else DecodedImages(files)
 
     def _read(self, entry: EpisodeEntry, i: int) -> bytes:
@@ -203,18 +208,21 @@ def _is_png(data: bytes) -> bool:
     return data.startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def _image_shape(data: bytes, where: str) -> tuple[int, int, int]:
-    """(height, width, channels) from the header alone; `SourceError` for what is cut off or does not fit 8 bits."""
+def _image_form(data: bytes, where: str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    """(height, width, channels) and dtype from the header alone; `SourceError` for what is cut off or does not fit."""
     if not _is_png(data):
-        return _foreign_shape(data, where)
+        return _foreign_shape(data, where), _UINT8
     if len(data) < 45 or data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
         raise SourceError(f"{where}: not a whole PNG file ({len(data)} bytes); download the file again")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     depth, colour = data[24], data[25]
-    if depth > 8:
-        raise SourceError(f"{where}: a PNG of {depth} bits a channel, and images here have 8; take the camera out")
+    if depth > 8 and colour != 0:
+        raise SourceError(
+            f"{where}: a PNG of {depth} bits a channel, and images here have 8 (depth, of one channel, has 16); "
+            "take the camera out"
+        )
     # palette (3) decodes to RGB; grey with alpha (4) has no form of its own
-    return height, width, {0: 1, 2: 3, 3: 3}.get(colour, 4)
+    return (height, width, {0: 1, 2: 3, 3: 3}.get(colour, 4)), np.dtype("<u2") if depth > 8 else _UINT8
 
 
 def _foreign_shape(data: bytes, where: str) -> tuple[int, int, int]:
@@ -230,7 +238,11 @@ def _foreign_shape(data: bytes, where: str) -> tuple[int, int, int]:
 
 
 def _camera_spec(
-    feature: Feature, shape: tuple[int, int, int], mode: LeRobotDatasetV2ImageMode, warnings: Warnings
+    feature: Feature,
+    shape: tuple[int, int, int],
+    mode: LeRobotDatasetV2ImageMode,
+    warnings: Warnings,
+    dtype: np.dtype[Any] = _UINT8,
 ) -> KeySpec:
     if feature.shape != shape:
         height, width, channels = shape
@@ -239,7 +251,8 @@ def _camera_spec(
         warnings.add(f"camera {feature.name!r} is declared as {feature.shape}, {how} {shape}")
     names = feature.names if feature.shape == shape else None
     try:
-        return KeySpec(feature.name, np.dtype(np.uint8), shape, "camera", mode, names=names)
+        unit = natural_depth_unit(dtype) if is_depth_dtype(dtype) else None
+        return KeySpec(feature.name, dtype, shape, "camera", mode, names=names, unit=unit)
     except InvalidArgumentError as error:
         raise SourceError(str(error)) from None
 

@@ -7,19 +7,23 @@ assembled batch as it is; a user's own `collate_fn` sees B samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.schema import IS_PAD_POSTFIX, KeySpec
+from roboreel.errors import InvalidArgumentError
+from roboreel.schema import DEPTH_UNITS, IS_PAD_POSTFIX, KeySpec
 
-if TYPE_CHECKING:
-    import torch
 
-    ImageTransform = Callable[[torch.Tensor], torch.Tensor]
+def check_forms(image_dtype: str, depth_unit: str) -> None:
+    """Refuse forms in which images and depth are not given."""
+    if image_dtype not in ("float32", "uint8"):
+        raise InvalidArgumentError(f"image_dtype={image_dtype!r}; 'float32' and 'uint8' would do")
+    if depth_unit not in ("m", "raw"):
+        raise InvalidArgumentError(f"depth_unit={depth_unit!r}; 'm' (metres) and 'raw' (as stored) would do")
 
 
 def to_tensors(
@@ -28,6 +32,7 @@ def to_tensors(
     keys: Mapping[str, KeySpec],
     strings: Sequence[str],
     image_dtype: str,
+    depth_unit: str,
 ) -> dict[str, Any]:
     """Return tensors for arrays with a leading batch axis; strings become (nested) lists of str."""
     torch = _torch()
@@ -36,6 +41,9 @@ def to_tensors(
         spec = keys[key]
         if spec.is_string:
             batch[key] = _decoded(array, strings)
+        elif spec.is_depth:
+            depth = array if depth_unit == "raw" else _in_metres(array, spec)
+            batch[key] = torch.from_numpy(depth).movedim(-1, -3)  # a view, like the images below
         elif spec.is_camera:
             images = torch.from_numpy(array)
             if image_dtype == "float32":
@@ -49,17 +57,18 @@ def to_tensors(
     return batch
 
 
+def _in_metres(depth: NDArray[Any], spec: KeySpec) -> NDArray[np.float32]:
+    """Return the float32 nearest to what is stored; 0, which is not measured, stays 0."""
+    assert spec.unit is not None
+    metre = np.float32(DEPTH_UNITS[spec.unit])
+    # Divided, not times 0.001, which no float is: 1,001 mm would come out as another number than 1.001.
+    return depth.astype(np.float32, copy=False) if metre == 1 else np.divide(depth, metre, dtype=np.float32)
+
+
 def _decoded(codes: NDArray[Any], strings: Sequence[str]) -> Any:
     if codes.ndim == 1:
         return [strings[code] for code in codes.tolist()]
     return [_decoded(part, strings) for part in codes]
-
-
-def transform_images(batch: dict[str, Any], cameras: Sequence[str], transform: ImageTransform) -> None:
-    """Apply `transform` to each sample's images, (C, H, W) or (T, C, H, W), in place of them."""
-    torch = _torch()
-    for key in cameras:
-        batch[key] = torch.stack([transform(images) for images in batch[key]])
 
 
 class BlockBatch(list[int]):

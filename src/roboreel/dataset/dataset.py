@@ -10,20 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel import schema
-from roboreel.dataset.batch import Batch, BlockBatch, as_indices, register_collate, to_tensors, transform_images
-from roboreel.dataset.episodes import chosen_slots, episode_ranges, episode_slots, statistics
+from roboreel.dataset.batch import Batch, BlockBatch, as_indices, check_forms, register_collate, to_tensors
+from roboreel.dataset.episodes import (
+    as_given,
+    chosen_slots,
+    episode_not_found,
+    episode_ranges,
+    episode_slots,
+    statistics,
+)
 from roboreel.dataset.opening import Opening, check_storage
 from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, gather, parse_windows
 from roboreel.dataset.recording import Recording
+from roboreel.dataset.transforms import transform_images
 from roboreel.errors import (
-    EpisodeNotFoundError,
     FrameIndexError,
     InvalidArgumentError,
     StorageDirCorruptError,
     UnknownKeyError,
 )
 from roboreel.stats import KeyStats
-from roboreel.store import AskedMode, AskedOptions, CacheReport, CameraStorage, Episode, Store
+from roboreel.store import AskedMode, AskedOptions, AskedSize, CacheReport, CameraStorage, Episode
 from roboreel.windows import tolerance_s
 
 if TYPE_CHECKING:
@@ -38,7 +45,8 @@ class LeRobotDatasetV2(Recording):
 
     `dataset[i]` is a dict of tensors: each key's value at frame i, or, for keys in `delta_timestamps`, the frames
     at those offsets (seconds) within the episode, with a mask `<key>_is_pad` where the episode does not reach so far.
-    Images come channel-first, float32 in [0, 1] or raw uint8. Any number of processes read while one writes.
+    Images come channel-first, float32 in [0, 1] or raw uint8, depth as float32 metres or as it is stored. Any
+    number of processes read while one writes.
 
     >>> import numpy as np, tempfile
     >>> dataset = LeRobotDatasetV2(tempfile.mkdtemp(), fps=10)
@@ -70,6 +78,8 @@ class LeRobotDatasetV2(Recording):
         *,
         image_dtype: str = "float32",
         video_options: AskedOptions = None,
+        depth_unit: str = "m",
+        image_size: AskedSize = None,
         episodes: Sequence[int] | None = None,
         decoded_cache: str | tuple[str, str | Path] | None = None,
         readonly: bool = False,
@@ -83,12 +93,18 @@ class LeRobotDatasetV2(Recording):
                 cameras at 1.25 times what the first episode takes. None: what is stored; a new dataset grows as needed.
             use_as_fifo_buffer: Overwrite the oldest episodes when full. None: what is stored.
             image_mode: How cameras are stored: "memmap", "png" or "video", or some cameras' own, as
-                {"observation.images.wrist": "memmap"}. None, and cameras not named: what is stored; "video" when new.
-            image_transform: Called with each sample's images, a tensor (C, H, W) or (T, C, H, W).
+                {"observation.images.wrist": "memmap"}. None, and cameras not named: what is stored; when new, "video"
+                for colour, and without loss "png" for grey and uint16 depth, "memmap" for float32 depth.
+            image_transform: Called with each sample's images, a tensor (C, H, W) or (T, C, H, W); or once a camera with
+                those of the whole batch where it is marked by `roboreel.takes_batch`. Not called with depth.
             delta_timestamps: For each key the offsets (s) to read around a frame, e.g. {"action": [0, 0.1]}.
-            image_dtype: "float32" for [0, 1], "uint8" for raw pixels.
+            image_dtype: "float32" for [0, 1], "uint8" for raw pixels. Says nothing of depth, which 8 bits do not hold.
             video_options: How frames are coded as video: `VideoOptions`, or a dict of them, a camera each. None: what
                 is stored; AV1 as LeRobot writes it when new.
+            depth_unit: "m" gives depth as float32 metres, "raw" as it is stored (uint16 or float32); both (1, H, W).
+            image_size: Of a new dataset: bring frames to (height, width) pixels as they come in, those of every camera
+                or {camera: (height, width)}. Colours by Pillow's bilinear filter (antialiased), depth by the nearest
+                pixel, so that no distance is invented. None: what is stored; when new, as they come.
             episodes: Show only these episodes.
             decoded_cache: Keep frames that were decoded, up to "8GB" of them, for all processes and later runs, in the
                 dataset's directory or, as ("8GB", "/scratch"), elsewhere. What does not fit is decoded each time.
@@ -98,9 +114,8 @@ class LeRobotDatasetV2(Recording):
             InvalidArgumentError: an argument cannot be, or contradicts what is stored.
             StorageDirCorruptError: the directory cannot be read as what it must be.
         """
-        if image_dtype not in ("float32", "uint8"):
-            raise InvalidArgumentError(f"image_dtype={image_dtype!r}; 'float32' and 'uint8' would do")
-        cameras = CameraStorage.parse(image_mode, video_options)
+        check_forms(image_dtype, depth_unit)
+        cameras = CameraStorage.parse(image_mode, video_options, image_size)
         self._opening = Opening(
             Path(storage_dir),
             fps,
@@ -111,6 +126,7 @@ class LeRobotDatasetV2(Recording):
             decoded_cache=decoded_cache,
         )
         self._image_dtype = image_dtype
+        self._depth_unit = depth_unit
         self._episodes = None if episodes is None else [int(episode) for episode in episodes]
         self.image_transform = image_transform
         self._windows = Windows({})
@@ -120,7 +136,7 @@ class LeRobotDatasetV2(Recording):
         self.set_delta_timestamps(delta_timestamps)
 
     @classmethod
-    def from_lerobot(
+    def from_lerobot(  # noqa: PLR0913 - the choices of the constructor, and those of taking in
         cls,
         folder: str | Path,
         storage_dir: str | Path,
@@ -130,6 +146,7 @@ class LeRobotDatasetV2(Recording):
         video_options: AskedOptions = None,
         buffer_capacity: int | str | None = None,
         use_as_fifo_buffer: bool = False,
+        image_size: AskedSize = None,
         progress: bool = True,
         **options: Any,
     ) -> LeRobotDatasetV2:
@@ -144,8 +161,10 @@ class LeRobotDatasetV2(Recording):
             video_options: How frames are coded that do not come as video, and those of later episodes.
             buffer_capacity: Room in frames, or as "20GB"; the import is then the first content of a fixed storage.
             use_as_fifo_buffer: Make it a ring; later episodes overwrite the imported ones.
+            image_size: Bring frames to (height, width) pixels, or {camera: (height, width)}; see the constructor. Video
+                and PNG of another size are then decoded and encoded again.
             progress: Show a progress bar, on a terminal.
-            options: `image_transform`, `delta_timestamps`, `image_dtype`, `episodes`, `decoded_cache`,
+            options: `image_transform`, `delta_timestamps`, `image_dtype`, `depth_unit`, `episodes`, `decoded_cache`,
                 `readonly` of the constructor.
 
         Raises:
@@ -153,14 +172,14 @@ class LeRobotDatasetV2(Recording):
         """
         from roboreel.convert import IngestOptions, import_lerobot  # brings Parquet in: a robot records without it
 
-        cameras = CameraStorage.parse(image_mode, video_options, decode_images=decode_images)
+        cameras = CameraStorage.parse(image_mode, video_options, image_size, decode_images=decode_images)
         import_lerobot(
             Path(folder),
             Path(storage_dir),
             IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress),
         )
         # stored already, so that this only refuses what contradicts an earlier import
-        return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, **options)
+        return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, image_size=image_size, **options)
 
     @staticmethod
     def check_storage_dir_integrity(path: str | Path, image_mode: AskedMode = None) -> None:
@@ -246,9 +265,9 @@ class LeRobotDatasetV2(Recording):
         check_window_keys(self._windows, store.manifest.keys)  # another process may have made the dataset since
         held = indices.episodes if isinstance(indices, BlockBatch) else 0
         arrays, masks = gather(store, slots, self.data_keys, self._windows, held)
-        batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype)
+        batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype, self._depth_unit)
         if self.image_transform is not None:
-            transform_images(batch, self.camera_keys, self.image_transform)
+            transform_images(batch, store.manifest.keys, self.image_transform)
         return batch
 
     def _slots(self, indices: Sequence[int] | Ints) -> Ints:
@@ -259,7 +278,9 @@ class LeRobotDatasetV2(Recording):
         return slots if self._chosen is None else self._chosen[slots]
 
     def get_episode(self, episode_index: int) -> dict[str, Any]:
-        """Return one episode as arrays (frames, *shape), images as uint8 channel-last, strings as lists of str.
+        """Return one episode as arrays (frames, *shape), strings as lists of str.
+
+        Images are channel-last as they are stored: uint8, or for depth uint16 or float32 in the unit of its key.
 
         Of an episode that a ring has begun to overwrite, what survives.
 
@@ -271,11 +292,7 @@ class LeRobotDatasetV2(Recording):
         while True:
             slots = episode_slots(store, episode_index)
             if slots is None or (self._episodes is not None and episode_index not in self._episodes):
-                held = self.get_unique_episode_indices()
-                span = f"{held[0]} to {held[-1]}" if len(held) else "none"
-                raise EpisodeNotFoundError(
-                    f"episode {episode_index} is not in the dataset, which holds {len(held)} episodes: {span}"
-                )
+                raise episode_not_found(episode_index, self.get_unique_episode_indices())
             arrays, _ = gather(store, slots, self.data_keys, Windows({}))
             if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):
                 break
@@ -286,7 +303,7 @@ class LeRobotDatasetV2(Recording):
                     f"about episode {episode_index}; type roboreel verify {store.root}"
                 )
             before = looked
-        return {key: self._given(store, key, array) for key, array in arrays.items()}
+        return {key: as_given(store, key, array) for key, array in arrays.items()}
 
     def get_data_by_key(self, key: str) -> Any:
         """Return all frames of a key as an array (frames, *shape), row i belonging to `dataset[i]`.
@@ -305,14 +322,7 @@ class LeRobotDatasetV2(Recording):
             )
         slots = self._slots(range(len(self)))
         arrays, _ = gather(store, slots, [key], Windows({}))
-        return self._given(store, key, arrays[key])
-
-    @staticmethod
-    def _given(store: Store, key: str, array: NDArray[Any]) -> Any:
-        spec = store.manifest.keys[key]
-        if spec.is_string:
-            return [store.strings[code] for code in array.tolist()]  # `gather` has looked at the codes
-        return array.astype(spec.item_dtype, copy=False)
+        return as_given(store, key, arrays[key])
 
     def get_unique_episode_indices(self) -> Ints:
         """Return the numbers of the episodes of which at least one frame is readable, ascending."""
@@ -336,7 +346,10 @@ class LeRobotDatasetV2(Recording):
 
     @property
     def stats(self) -> dict[str, KeyStats]:
-        """Mean, standard deviation, minimum, maximum and count of each numeric key; of cameras from sampled frames."""
+        """Mean, standard deviation, minimum, maximum and count of each numeric key.
+
+        Of cameras from sampled frames, (C, 1, 1): images in [0, 1], depth in metres over the pixels that were measured.
+        """
         store = self._need_store()
         store.refresh()
         if self._stats is None or self._stats[0] != store.state.generation:

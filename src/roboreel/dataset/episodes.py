@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.dataset.reading import Windows, gather
 from roboreel.errors import EpisodeNotFoundError, InvalidArgumentError
-from roboreel.stats import KeyStats, RunningImageStats, RunningStats
+from roboreel.schema import DEPTH_UNITS, KeySpec
+from roboreel.stats import KeyStats, RunningDepthStats, RunningImageStats, RunningStats
 from roboreel.store import Store
 
 Ints = NDArray[np.int64]
@@ -26,6 +28,21 @@ def episode_slots(store: Store, episode_index: int) -> Ints | None:
         table = store.table
         row = table.live[table.rows["episode_index"][table.live] == episode_index]
         return np.arange(table.live_starts[row[0]], table.stops[row[0]]) if len(row) else None
+
+
+def episode_not_found(episode_index: int, held: Ints) -> EpisodeNotFoundError:
+    span = f"{held[0]} to {held[-1]}" if len(held) else "none"
+    return EpisodeNotFoundError(
+        f"episode {episode_index} is not in the dataset, which holds {len(held)} episodes: {span}"
+    )
+
+
+def as_given(store: Store, key: str, array: NDArray[Any]) -> Any:
+    """Return a key's values as users are given them: strings for their codes, `timestamp` as float32."""
+    spec = store.manifest.keys[key]
+    if spec.is_string:
+        return [store.strings[code] for code in array.tolist()]  # `gather` has looked at the codes
+    return array.astype(spec.item_dtype, copy=False)
 
 
 def chosen_slots(store: Store, episodes: Sequence[int]) -> Ints:
@@ -60,7 +77,7 @@ def statistics(store: Store, chosen: Ints | None) -> dict[str, KeyStats]:
     for key, spec in store.manifest.keys.items():
         if spec.is_string:
             continue
-        running = RunningImageStats(spec.shape[-1]) if spec.is_camera else RunningStats()
+        running = _running(spec)
         step = max(1, len(slots) // _SAMPLED_IMAGES) if spec.is_camera else 1
         wanted = slots[::step]
         block = max(1, _BLOCK_BYTES // max(1, spec.frame_bytes))
@@ -69,3 +86,10 @@ def statistics(store: Store, chosen: Ints | None) -> dict[str, KeyStats]:
             running.add(arrays[key])
         stats[key] = running.result()
     return stats
+
+
+def _running(spec: KeySpec) -> RunningStats | RunningImageStats | RunningDepthStats:
+    if spec.is_depth:
+        assert spec.unit is not None
+        return RunningDepthStats(DEPTH_UNITS[spec.unit])
+    return RunningImageStats(spec.shape[-1]) if spec.is_camera else RunningStats()

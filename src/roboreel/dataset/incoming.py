@@ -17,6 +17,7 @@ from roboreel.schema import (
     INDEX_KEY,
     TIMESTAMP_KEY,
     LeRobotDatasetV2ImageMode,
+    is_depth_dtype,
 )
 from roboreel.store import ArrayFrames, Episode
 
@@ -45,7 +46,7 @@ def split_episodes(data: Any) -> Iterator[Episode]:
     arrays = {key: array if array.ndim else np.full(length, array) for key, array in arrays.items()}
     for key, array in arrays.items():
         if key.startswith(IMAGE_KEY_PREFIX):
-            _check_images(key, array)
+            arrays[key] = _parse_images(key, array)
     for start, stop in _runs(arrays.get(EPISODE_INDEX_KEY), length):
         yield _episode({key: array[start:stop] for key, array in arrays.items()}, stop - start)
 
@@ -67,13 +68,37 @@ def _as_array(key: str, value: Any) -> NDArray[Any]:
     return array
 
 
-def _check_images(key: str, array: NDArray[Any]) -> None:
-    is_image = array.ndim == 4 and array.dtype == np.uint8 and array.shape[-1] in (1, 3, 4)
-    if not is_image or min(array.shape[1:3]) < array.shape[-1]:
-        raise InvalidEpisodeError(
-            f"{key!r} begins with {IMAGE_KEY_PREFIX!r} and must hold images: uint8 of shape (frames, height, width, "
-            f"channels), channels last; it is {array.dtype} of shape {array.shape}"
-        )
+def _parse_images(key: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return images or depth in the byte order of the format; `InvalidEpisodeError` for everything else."""
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    channels = (1,) if is_depth_dtype(array.dtype) else (1, 3, 4) if array.dtype == np.uint8 else ()
+    if array.ndim == 4 and array.shape[-1] in channels and min(array.shape[1:3]) >= array.shape[-1]:
+        return array
+    raise InvalidEpisodeError(
+        f"{key!r} begins with {IMAGE_KEY_PREFIX!r} and must hold images: uint8 of shape (frames, height, width, "
+        "channels), channels last; or depth: uint16 in millimetres or float32 in metres, (frames, height, width, 1); "
+        f"it is {array.dtype} of shape {array.shape}{_what_to_type(key, array)}"
+    )
+
+
+def _what_to_type(key: str, array: NDArray[Any]) -> str:
+    """What would make images of the array, where that can be guessed.
+
+    >>> _what_to_type("observation.image", np.zeros((2, 4, 5), np.uint16))
+    "; type data['observation.image'][..., None] for one channel"
+    """
+    one_channel = array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 1)
+    channel = "[..., None]" if array.ndim == 3 else ""
+    name = f"data[{key!r}]"
+    if one_channel and array.dtype in (np.uint8, np.uint16, np.float32):
+        return f"; type {name}[..., None] for one channel" if channel else ""
+    if one_channel and array.dtype.kind == "f":
+        return f"; type {name}{channel}.astype('float32') for depth in metres"
+    if one_channel and array.dtype.kind in "iu":
+        return f"; type {name}{channel}.astype('uint16') for depth in millimetres, or 'uint8' for grey images"
+    if array.dtype.kind == "f":
+        return f"; type ({name} * 255).round().astype('uint8') for colours in [0, 1]"
+    return ""
 
 
 def _runs(episode_index: NDArray[Any] | None, length: int) -> list[tuple[int, int]]:

@@ -22,7 +22,6 @@ from roboreel.errors import (
     RoboreelError,
     StorageDirCorruptError,
 )
-from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store import (
     AskedMode,
     CameraStorage,
@@ -195,10 +194,9 @@ class Opening:
     def _create(self, episode: Episode) -> None:
         self._check_writable()
         assert self.fps is not None
-        video = dict.fromkeys(episode.cameras, LeRobotDatasetV2ImageMode.VIDEO)
         manifest = Manifest(
             fps=self.fps,
-            keys=self.cameras.applied(infer_keys(episode, video)),
+            keys=self.cameras.applied(infer_keys(episode)),
             capacity=episode.length,
             fixed_capacity=False,
             ring=bool(self._ring),

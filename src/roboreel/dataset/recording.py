@@ -54,7 +54,9 @@ class Recording(Base):
         """Add one or more episodes; each is committed on its own, in order.
 
         Args:
-            data: {key: array (frames, *shape)}; images uint8, channel-last; strings as a list of str or one str.
+            data: {key: array (frames, *shape)}; strings as a list of str or one str. Keys that begin with
+                `observation.image` are cameras: uint8 (frames, height, width, channels), or depth (frames, height,
+                width, 1), uint16 in millimetres or float32 in metres, 0 where nothing was measured.
                 `episode_index` tells episodes apart (left out: one episode), `timestamp` (s) may be left out.
             no_flush: Do not wait until the data would survive a power cut; it survives a kill all the same.
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from roboreel.errors import InvalidArgumentError, NotADatasetError, StorageDirCorruptError
@@ -25,7 +24,10 @@ VERSION = (0, 1)
 under `incompatible`."""
 
 UNFINISHED = "unfinished"
-"""The one incompatible feature so far: an import that has not come to its end."""
+"""The incompatible feature of an import that has not come to its end."""
+
+DEPTH = "depth"
+"""The incompatible feature of a dataset with depth cameras: who takes all images for uint8 must not read it."""
 
 _MAX_BYTES = 64 << 20
 _MAX_COLUMN_BYTES = 1 << 62
@@ -33,7 +35,6 @@ _MAX_COLUMN_BYTES = 1 << 62
 _MAX_DIMENSIONS = 16
 """numpy 1.26 has 32, and a slot, a batch and a window are to be added."""
 _MAX_ITEMSIZE = 8
-_CAMERA_DIMENSIONS = 3
 
 _TEMPLATES = {
     "column": paths.COLUMN_TEMPLATE,
@@ -87,10 +88,11 @@ class Manifest:
         ]
 
     def to_bytes(self) -> bytes:
+        depth = any(spec.is_depth for spec in self.keys.values())
         document: dict[str, Any] = {
             "format": FORMAT,
             "version": ".".join(map(str, VERSION)),
-            "incompatible": [UNFINISHED] if self.unfinished else [],
+            "incompatible": [UNFINISHED] * self.unfinished + [DEPTH] * depth,
             "compatible": [],
             "uuid": self.uuid,
             "fps": self.fps,
@@ -120,10 +122,6 @@ def _check_key(spec: KeySpec, capacity: int) -> None:
         raise InvalidArgumentError(f"key {spec.name!r}: dtype {spec.dtype} differs between machines; type float64")
     if spec.role == "string" and (spec.dtype, spec.shape) != (STRING_CODE_DTYPE, ()):
         raise InvalidArgumentError(f"key {spec.name!r}: a string is one {STRING_CODE_DTYPE.str} code a frame")
-    if spec.is_camera and (spec.dtype != np.uint8 or len(spec.shape) != _CAMERA_DIMENSIONS):
-        raise InvalidArgumentError(
-            f"key {spec.name!r}: a camera's frames are uint8 (height, width, channels), not {spec.dtype} {spec.shape}"
-        )
 
 
 def metadata_hash(raw: bytes) -> int:
@@ -238,7 +236,7 @@ def _check_version(document: Mapping[str, Any], path: Path) -> None:
             f"{path.parent} is half an import, running or interrupted: wait for it, "
             "or import again into the same directory"
         )
-    if unknown:
+    if unknown := [feature for feature in unknown if feature != DEPTH]:
         raise StorageDirCorruptError(
             f"{path} needs the features {unknown}, which this roboreel does not have: "
             "type pip install --upgrade roboreel"

@@ -100,7 +100,8 @@ class BCPolicy(nn.Module):
             config: Its options.
             shapes: One frame's shape for "action" and each observation key; of cameras (C, H, W).
             fps: Frames a second (Hz) of the data: the actions of a chunk are 1 / fps s apart.
-            stats: {key: {"mean", "std"}}, of cameras (C, 1, 1) in [0, 1]; None leaves them to a checkpoint.
+            stats: {key: {"mean", "std"}}, of cameras (C, 1, 1) in [0, 1] (of depth in metres); None leaves them to a
+                checkpoint.
         """
         super().__init__()
         self.config, self.fps = config, fps
@@ -148,7 +149,10 @@ class BCPolicy(nn.Module):
         return {ACTION: [step / self.fps for step in range(self.config.chunk_size)]}
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss of a batch: "action" (B, chunk, …) with its "action_is_pad", images uint8 (B, C, H, W)."""
+        """Return the loss of a batch: "action" (B, chunk, …) with its "action_is_pad", images uint8 (B, C, H, W).
+
+        Depth cameras are float32, in metres.
+        """
         actions = batch[ACTION].float()
         if self.relative:
             actions = actions - batch[STATE].float().unsqueeze(1)
@@ -202,7 +206,8 @@ class BCPolicy(nn.Module):
     def _features(self, batch: Mapping[str, Tensor], shift: int = 0) -> Tensor:
         parts = []
         for key, encoder in zip(self.cameras, self.encoders, strict=True):
-            images = random_shift(batch[key], shift).float() / 255
+            images = random_shift(batch[key], shift)
+            images = images.float() if images.is_floating_point() else images.float() / 255  # depth comes in metres
             parts.append(encoder(self._normalizer(key)(images)))
         # not flatten(1): a state may be a scalar a frame, (B,)
         parts += [self._normalizer(key)(batch[key].float()).reshape(len(batch[key]), -1) for key in self.states]

@@ -21,6 +21,7 @@ from roboreel.store.frame_cache import (
     clear_cache,
     parse_decoded_cache,
 )
+from roboreel.store.image_size import AskedSize
 from roboreel.store.layout import check_empty, discard, frame_bytes
 from roboreel.store.repair import Repaired, repair
 from roboreel.store.snapshot import request_snapshot
@@ -32,6 +33,7 @@ __all__ = [
     "ArrayFrames",
     "AskedMode",
     "AskedOptions",
+    "AskedSize",
     "CacheReport",
     "CameraFrames",
     "CameraStorage",

@@ -8,6 +8,7 @@ from typing import Any
 
 from roboreel.errors import InvalidArgumentError
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode, VideoOptions, parse_image_mode
+from roboreel.store.image_size import AskedSize, ImageSizes, parse_image_size
 
 AskedMode = LeRobotDatasetV2ImageMode | str | Mapping[str, LeRobotDatasetV2ImageMode | str] | None
 """What `image_mode` may be: one for all cameras, or some cameras' own; None: what is stored."""
@@ -19,7 +20,7 @@ _MEMMAP, _VIDEO = LeRobotDatasetV2ImageMode.MEMMAP, LeRobotDatasetV2ImageMode.VI
 
 @dataclass(frozen=True)
 class CameraStorage:
-    """`image_mode` and `video_options`, parsed; what is left out means what is stored, or the default."""
+    """`image_mode`, `video_options` and `image_size`, parsed; what is left out means what is stored, or the default."""
 
     mode: LeRobotDatasetV2ImageMode | None = None
     """Of every camera that `modes` does not name."""
@@ -27,10 +28,16 @@ class CameraStorage:
     options: VideoOptions | None = None
     """Of every camera that `options_of` does not name."""
     options_of: Mapping[str, VideoOptions] = field(default_factory=dict)
+    sizes: ImageSizes = field(default_factory=ImageSizes)
 
     @classmethod
     def parse(
-        cls, image_mode: AskedMode, video_options: AskedOptions = None, *, decode_images: bool = False
+        cls,
+        image_mode: AskedMode,
+        video_options: AskedOptions = None,
+        image_size: AskedSize = None,
+        *,
+        decode_images: bool = False,
     ) -> CameraStorage:
         """Return what was asked for; `InvalidArgumentError` where it cannot be, whatever the cameras are.
 
@@ -55,7 +62,7 @@ class CameraStorage:
                     "leave one of them out"
                 )
             mode = _MEMMAP
-        asked = cls(mode, modes, options, options_of)
+        asked = cls(mode, modes, options, options_of, parse_image_size(image_size))
         for key in options_of:
             asked._check_video(key, asked.mode_of(key))
         if options is not None and mode not in (None, _VIDEO):
@@ -87,7 +94,7 @@ class CameraStorage:
                 found[key] = spec.stored_as(mode, self.video_options_of(key))
         if self.options is not None and not any(spec.image_mode is _VIDEO for spec in found.values()):
             raise InvalidArgumentError("video_options were given, and no camera is stored as video; leave them out")
-        return found
+        return self.sizes.applied(found)
 
     def check_known(self, cameras: Collection[str]) -> None:
         """Refuse names that are none of the cameras."""
@@ -101,6 +108,7 @@ class CameraStorage:
         """Refuse what contradicts how the cameras of a dataset are stored; naming only some of them is fine."""
         cameras = {spec.name: spec for spec in specs if spec.is_camera}
         self.check_known(cameras)
+        self.sizes.check_stored(cameras, where)
         for key, spec in cameras.items():
             assert spec.image_mode is not None
             mode, options = self.mode_of(key), self.video_options_of(key)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.columns.frames import CameraFrames
+from roboreel.columns.resize import ResizedFrames
 from roboreel.errors import InvalidEpisodeError
 from roboreel.schema import (
     EPISODE_INDEX_KEY,
@@ -20,6 +21,9 @@ from roboreel.schema import (
     KeySpec,
     LeRobotDatasetV2ImageMode,
     index_keys,
+    is_depth_dtype,
+    natural_depth_unit,
+    natural_image_mode,
 )
 
 _ALWAYS = frozenset({INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY})
@@ -48,8 +52,14 @@ class Episode:
         return {*_ALWAYS, *self.columns, *self.strings, *self.cameras}
 
 
-def infer_keys(episode: Episode, modes: Mapping[str, LeRobotDatasetV2ImageMode]) -> dict[str, KeySpec]:
-    """Return the keys of a new dataset that begins with this episode; `modes` says how each camera is stored."""
+def infer_keys(episode: Episode, modes: Mapping[str, LeRobotDatasetV2ImageMode] | None = None) -> dict[str, KeySpec]:
+    """Return the keys of a new dataset that begins with this episode.
+
+    `modes` says how each camera is stored; one that it leaves out as is natural for it: see `natural_image_mode`.
+
+    Raises:
+        InvalidArgumentError: a camera cannot be stored so.
+    """
     keys = {spec.name: spec for spec in index_keys()}
     for key, array in episode.columns.items():
         if key not in keys:
@@ -57,7 +67,10 @@ def infer_keys(episode: Episode, modes: Mapping[str, LeRobotDatasetV2ImageMode])
     for key in episode.strings:
         keys[key] = KeySpec(key, STRING_CODE_DTYPE, (), "string")
     for key, frames in episode.cameras.items():
-        keys[key] = KeySpec(key, np.dtype("u1"), frames.shape, "camera", modes[key], ["height", "width", "channels"])
+        dtype = frames.dtype.newbyteorder("<")
+        mode = (modes or {}).get(key) or natural_image_mode(dtype, frames.shape[-1])
+        unit = natural_depth_unit(dtype) if is_depth_dtype(dtype) else None
+        keys[key] = KeySpec(key, dtype, frames.shape, "camera", mode, ["height", "width", "channels"], unit)
     return keys
 
 
@@ -80,18 +93,31 @@ def parse_episode(episode: Episode, keys: Mapping[str, KeySpec], fps: float) -> 
     for key, strings in episode.strings.items():
         _check_length(key, len(strings), episode.length)
         _check_strings(key, strings)
-    for key, frames in episode.cameras.items():
+    cameras = {key: _at_size(frames, keys[key]) for key, frames in episode.cameras.items()}
+    for key, frames in cameras.items():
         _check_length(key, frames.length, episode.length)
         if tuple(frames.shape) != keys[key].shape:
             raise InvalidEpisodeError(
                 f"{key!r}: frames of shape {tuple(frames.shape)}, where the dataset has {keys[key].shape}"
             )
+        if frames.dtype != keys[key].dtype:
+            raise InvalidEpisodeError(
+                f"{key!r}: frames of {frames.dtype}, where the dataset has {keys[key].dtype}"
+                + (f" in {keys[key].unit}; convert them" if keys[key].is_depth else "; give those")
+            )
         if keys[key].image_mode is LeRobotDatasetV2ImageMode.VIDEO and frames.shape[-1] != 3:
             raise InvalidEpisodeError(
                 f"{key!r}: frames of shape {tuple(frames.shape)}, and video has 3 channels (RGB); give those, or begin "
-                "the dataset with image_mode='png' or 'memmap'"
+                "the dataset with image_mode='png' or 'memmap' for this camera"
             )
-    return replace(episode, columns=columns)
+    return replace(episode, columns=columns, cameras=cameras)
+
+
+def _at_size(frames: CameraFrames, spec: KeySpec) -> CameraFrames:
+    """Bring frames to the size of a camera that resizes; those of that size already are taken as they are."""
+    if spec.resized is None or frames.shape[:2] == spec.shape[:2]:
+        return frames
+    return ResizedFrames(frames, (spec.shape[0], spec.shape[1]), spec.resized)
 
 
 def _check_keys(episode: Episode, keys: Mapping[str, KeySpec]) -> None:

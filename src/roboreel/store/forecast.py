@@ -20,6 +20,9 @@ from roboreel.schema import (
     LeRobotDatasetV2ImageMode,
     VideoOptions,
     index_keys,
+    is_depth_dtype,
+    natural_depth_unit,
+    natural_image_mode,
     parse_image_mode,
 )
 
@@ -83,7 +86,7 @@ def forecast(
     frames: int,
     *,
     fps: float = 10,
-    sample: Mapping[str, NDArray[np.uint8]] | None = None,
+    sample: Mapping[str, NDArray[Any]] | None = None,
 ) -> Forecast:
     """Return how many bytes `frames` frames of these keys take, per key and image mode; nothing is written.
 
@@ -91,8 +94,8 @@ def forecast(
         keys: What a frame holds: specs of a dataset, or one example frame a key. The index keys are added.
         frames: Number of frames.
         fps: Frames a second (Hz), which the encoder is told.
-        sample: Consecutive frames of a camera, (n, height, width, channels) uint8, to be encoded as PNG and AV1; of
-            more than 64 the first are taken. For a camera without, PNG and video are guessed from its pixels.
+        sample: Consecutive frames of a camera, (n, height, width, channels) in its dtype, to be encoded as PNG and AV1;
+            of more than 64 the first are taken. For a camera without, PNG and video are guessed from its pixels.
 
     Raises:
         InvalidArgumentError: the number of frames or a key cannot be.
@@ -115,33 +118,30 @@ def forecast(
 def _spec_of(key: str, example: Any) -> KeySpec:
     array = np.asarray(example)
     if key.startswith(IMAGE_KEY_PREFIX):
-        if array.dtype != np.uint8 or array.ndim != 3:
-            raise InvalidArgumentError(
-                f"{key!r}: a frame of a camera is uint8 (height, width, channels), not {array.dtype} {array.shape}"
-            )
-        return KeySpec(key, array.dtype, array.shape, "camera", LeRobotDatasetV2ImageMode.MEMMAP)
+        unit = natural_depth_unit(array.dtype) if is_depth_dtype(array.dtype) else None
+        return KeySpec(key, array.dtype, array.shape, "camera", LeRobotDatasetV2ImageMode.MEMMAP, unit=unit)
     return KeySpec(key, array.dtype.newbyteorder("<"), array.shape)
 
 
-def _forecast_key(spec: KeySpec, frames: int, fps: float, sample: NDArray[np.uint8] | None) -> KeyForecast:
+def _forecast_key(spec: KeySpec, frames: int, fps: float, sample: NDArray[Any] | None) -> KeyForecast:
     checksums = frames * CHECKSUM_DTYPE.itemsize
     raw = frames * spec.frame_bytes + checksums
-    if not spec.is_camera:
+    natural = natural_image_mode(spec.dtype, spec.shape[-1]) if spec.is_camera else LeRobotDatasetV2ImageMode.MEMMAP
+    sample = np.zeros((0, *spec.shape), spec.dtype) if sample is None else sample[:MAX_SAMPLE]
+    if sample.shape[1:] != spec.shape or sample.dtype != spec.dtype:
+        raise InvalidArgumentError(
+            f"sample[{spec.name!r}] is {sample.dtype} of shape {sample.shape}; {spec.dtype} (n, *{spec.shape}) would do"
+        )
+    if natural is LeRobotDatasetV2ImageMode.MEMMAP:
         return KeyForecast(raw, raw, raw)
-    if sample is None or not len(sample):
-        png, video = spec.frame_bytes * _PNG_SHARE, spec.frame_bytes * _AV1_SHARE
-        measured = 0
-    else:
-        if sample.shape[1:] != spec.shape or sample.dtype != np.uint8:
-            raise InvalidArgumentError(
-                f"sample[{spec.name!r}] is {sample.dtype} of shape {sample.shape}; uint8 (n, *{spec.shape}) would do"
-            )
-        sample, measured = sample[:MAX_SAMPLE], min(len(sample), MAX_SAMPLE)
-        png, video = _png_bytes(sample), _av1_bytes(sample, fps)
-    return KeyForecast(raw, round(frames * png) + checksums, round(frames * video), measured)
+    png = round(frames * (_png_bytes(sample) if len(sample) else spec.frame_bytes * _PNG_SHARE)) + checksums
+    if natural is LeRobotDatasetV2ImageMode.PNG:
+        return KeyForecast(raw, png, png, len(sample))
+    video = round(frames * (_av1_bytes(sample, fps) if len(sample) else spec.frame_bytes * _AV1_SHARE))
+    return KeyForecast(raw, png, video, len(sample))
 
 
-def _png_bytes(sample: NDArray[np.uint8]) -> Fraction:
+def _png_bytes(sample: NDArray[Any]) -> Fraction:
     """Bytes a frame, really encoded."""
     from roboreel.columns.png import encode_png
 
@@ -150,8 +150,6 @@ def _png_bytes(sample: NDArray[np.uint8]) -> Fraction:
 
 def _av1_bytes(sample: NDArray[np.uint8], fps: float) -> Fraction:
     """Bytes a frame, really encoded; what a file has once, whatever its length, is left out."""
-    if sample.shape[-1] != 3:
-        return Fraction(0)  # cannot be stored so
     from roboreel._optional import require
     from roboreel.columns.encode import encode_video
 
@@ -169,6 +167,9 @@ def _notes(specs: Mapping[str, KeySpec], found: Mapping[str, KeyForecast]) -> li
     for key, spec in specs.items():
         if not spec.is_camera:
             continue
+        if spec.dtype.kind == "f":
+            notes.append(f"{key}: float32 depth is stored as memmap only, and counted so in every mode")
+            continue
         if found[key].measured:
             notes.append(f"{key}: png and video measured on {found[key].measured} frames, encoded as a recording would")
         else:
@@ -176,8 +177,9 @@ def _notes(specs: Mapping[str, KeySpec], found: Mapping[str, KeyForecast]) -> li
                 f"{key}: png and video are guessed ({float(_PNG_SHARE):.0%} and {float(_AV1_SHARE):.0%} of the "
                 "pixels), good to a factor of a few; give sample frames"
             )
-        if spec.shape[-1] != 3:
-            notes.append(f"{key}: {spec.shape[-1]} channels cannot be stored as video")
+        if natural_image_mode(spec.dtype, spec.shape[-1]) is not LeRobotDatasetV2ImageMode.VIDEO:
+            what = "depth" if spec.is_depth else f"{spec.shape[-1]} channels"
+            notes.append(f"{key}: {what} cannot be stored as video, and counts there as PNG")
     if any(spec.is_camera for spec in specs.values()):
         notes.append(
             "left out: what the file system adds (a PNG takes whole blocks, half a block more on average), and about "

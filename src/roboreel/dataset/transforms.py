@@ -1,0 +1,93 @@
+"""The user's `image_transform`: called with a sample's images or a whole batch's, and checked in what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from roboreel._optional import require
+from roboreel.errors import InvalidArgumentError
+from roboreel.schema import KeySpec
+
+if TYPE_CHECKING:
+    import torch
+
+    ImageTransform = Callable[[torch.Tensor], torch.Tensor]
+
+AnyTransform = TypeVar("AnyTransform", bound=Callable[..., Any])
+
+_TAKES_BATCH = "takes_batch"
+
+
+def takes_batch(transform: AnyTransform) -> AnyTransform:
+    """Mark an `image_transform` as one to be called once a camera, with the images of a whole batch.
+
+    It is then given (B, C, H, W), or (B, T, C, H, W) where the camera has a window, and returns a tensor with the
+    same first axis. Sets the attribute `takes_batch`, which a class may also have itself. `dataset[i]` is a batch of
+    one.
+
+    >>> @takes_batch
+    ... def halved(images):
+    ...     return images / 2
+    >>> halved.takes_batch
+    True
+
+    Raises:
+        InvalidArgumentError: it is no function, or one that takes no attribute, such as a bound method.
+    """
+    if not callable(transform):
+        raise InvalidArgumentError(f"takes_batch was given {transform!r}; a function or a callable object would do")
+    try:
+        setattr(transform, _TAKES_BATCH, True)
+    except AttributeError:
+        raise InvalidArgumentError(
+            f"{transform!r} takes no attribute; wrap it: takes_batch(lambda images: …), or give a class of your own "
+            "with takes_batch = True"
+        ) from None
+    return transform
+
+
+def transform_images(batch: dict[str, Any], keys: Mapping[str, KeySpec], transform: ImageTransform) -> None:
+    """Put what `transform` gives for each camera, depth left out, in place of its images, (B[, T], C, H, W).
+
+    Raises:
+        InvalidArgumentError: it gave no tensor, or tensors that make no batch; the message names the camera.
+    """
+    torch = require("torch", extra="torch", purpose="transforming images")
+    apply = _of_batch if getattr(transform, _TAKES_BATCH, False) else _of_samples
+    for key in (key for key, spec in keys.items() if spec.is_camera and not spec.is_depth and key in batch):
+        try:
+            batch[key] = apply(torch, batch[key], transform, f"image_transform, camera {key!r}")
+        except InvalidArgumentError:
+            raise
+        except Exception as error:
+            error.add_note(f"in image_transform, camera {key!r}")
+            raise
+
+
+def _of_batch(torch: Any, images: Any, transform: ImageTransform, where: str) -> Any:
+    given = transform(images)
+    _check_tensor(torch, given, where)
+    if given.shape[:1] != images.shape[:1]:
+        raise InvalidArgumentError(
+            f"{where}: was given a batch {tuple(images.shape)} and returned {tuple(given.shape)}; the first axis, one "
+            "entry a sample, must stay: leave takes_batch out if it is for single samples"
+        )
+    return given
+
+
+def _of_samples(torch: Any, images: Any, transform: ImageTransform, where: str) -> Any:
+    given = [transform(sample) for sample in images]
+    for one in given:
+        _check_tensor(torch, one, where)
+        if (one.shape, one.dtype) != (given[0].shape, given[0].dtype):
+            raise InvalidArgumentError(
+                f"{where}: returned {given[0].dtype} {tuple(given[0].shape)} for one sample and {one.dtype} "
+                f"{tuple(one.shape)} for another; a batch needs one shape and one dtype"
+            )
+    return torch.stack(given) if given else images
+
+
+def _check_tensor(torch: Any, given: Any, where: str) -> None:
+    if not isinstance(given, torch.Tensor):
+        raise InvalidArgumentError(f"{where}: returned {type(given).__name__}; it must return a tensor")
