@@ -69,9 +69,9 @@ def show(result: dict[str, Any]) -> None:
         print(f"  {name:22} {value:10.3f}")
     for goal in result["goals"]:
         told = "not measured" if goal["figure"] is None else f"{goal['figure']:.3g} {goal['unit']}"
-        wanted = f"≤ {goal['at_most']:g}" if goal["at_most"] is not None else f"≥ {goal['at_least'] or 0:g}"
-        verdict = {None: "", True: "reached", False: "NOT REACHED"}[goal["reached"]]
-        print(f"    {goal['text']}: {told} ({wanted}) {verdict}", flush=True)
+        limits = [f"{sign} {limit:g}" for sign, limit in (("≤", goal["at_most"]), ("≥", goal["at_least"])) if limit]
+        verdict = {None: "", True: ": reached", False: ": NOT REACHED"}[goal["reached"]]
+        print(f"    {goal['text']}: {told} ({', '.join(limits) or 'no goal'}){verdict}", flush=True)
 
 
 if __name__ == "__main__":

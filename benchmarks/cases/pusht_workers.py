@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.benchmark import Benchmark, Contender, Run, Scene, Setup, milliseconds, rate_of
-from benchmarks.cases.pusht_windows import LEROBOT, images, ours, states
+from benchmarks.cases.pusht_windows import images, ours, states
 from benchmarks.recorded import Endless, drain, drain_workers, record
 from roboreel import LeRobotDatasetV2
 
@@ -52,10 +52,7 @@ STATE = Benchmark(
     "state_workers",
     "PushT, state windows, 2 workers",
     states,
-    (
-        Contender("roboreel", ours, options=TWO, least=8),
-        Contender("lerobot 0.4.4", f"{LEROBOT}:version_0_4", "lerobot04", options=TWO, least=8),
-    ),
+    (Contender("roboreel", ours, options=TWO, least=8),),
     (milliseconds(0.6),),
 )
 
