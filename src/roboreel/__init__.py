@@ -11,6 +11,7 @@ from roboreel.errors import *  # noqa: F403 - the errors are the public face, al
 
 if TYPE_CHECKING:
     from roboreel.dataset import LeRobotDatasetV2, takes_batch
+    from roboreel.images import ImagePipeline
     from roboreel.sampling import EpisodeBlocks, compute_sampler_weights
     from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
     from roboreel.store.forecast import forecast
@@ -22,6 +23,7 @@ except PackageNotFoundError:  # run from a checkout that was not installed
 
 _LAZY = {
     "EpisodeBlocks": "roboreel.sampling.blocks",
+    "ImagePipeline": "roboreel.images",
     "LeRobotDatasetV2": "roboreel.dataset",
     "LeRobotDatasetV2ImageMode": "roboreel.schema",
     "VideoOptions": "roboreel.schema",
@@ -32,6 +34,7 @@ _LAZY = {
 
 __all__ = [
     "EpisodeBlocks",
+    "ImagePipeline",
     "LeRobotDatasetV2",
     "LeRobotDatasetV2ImageMode",
     "VideoOptions",
