@@ -16,6 +16,7 @@ import xxhash
 
 from roboreel.errors import InvalidArgumentError, NotADatasetError, StorageDirCorruptError
 from roboreel.format import files, paths
+from roboreel.format.records import MAX_CAPACITY
 from roboreel.schema import STRING_CODE_DTYPE, KeySpec, index_keys
 
 FORMAT = "roboreel"
@@ -185,14 +186,19 @@ def _parse(document: Any, path: Path) -> Manifest:
             raise InvalidArgumentError(
                 f"key {wanted.name!r} must be there, with dtype {wanted.dtype.str!r}, shape [] and role {wanted.role!r}"
             )
+    index_names = {spec.name for spec in index_keys()}
+    if wrong := sorted(name for name, spec in keys.items() if spec.role == "index" and name not in index_names):
+        raise InvalidArgumentError(f"key {wrong[0]!r} has role 'index', which only {sorted(index_names)} have")
     fps, capacity = document["fps"], document["capacity"]
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not (math.isfinite(fps) and fps > 0):
         raise InvalidArgumentError(f"fps is {fps!r}, not a positive number")
-    if type(capacity) is not int or not 0 < capacity < 1 << 48:
+    if type(capacity) is not int or not 0 < capacity <= MAX_CAPACITY:
         raise InvalidArgumentError(f"capacity is {capacity!r}, not a positive number of frames")
     for flag in ("fixed_capacity", "ring"):
         if not isinstance(document[flag], bool):
             raise InvalidArgumentError(f"{flag} is {document[flag]!r}, not true or false")
+    if document["ring"] and not document["fixed_capacity"]:
+        raise InvalidArgumentError("ring is true and fixed_capacity is false; a ring does not grow by itself")
     if not isinstance(document["provenance"], dict):
         raise InvalidArgumentError(f"provenance is {document['provenance']!r}, not an object")
     if document["paths"] != _TEMPLATES:

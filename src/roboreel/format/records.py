@@ -25,6 +25,11 @@ STATE_BYTES = 12288
 
 _STATE_FIELDS = struct.Struct("<8s2Q16s16Q")
 _CHECKSUM_BYTES = 8
+_SHORTEST_STRING = len('""\n')
+MAX_CAPACITY = (1 << 48) - 1
+"""Slots."""
+MAX_COUNT = 1 << 62
+"""Of anything: with room for a sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,35 @@ class State:
         """
         body = _STATE_FIELDS.pack(STATE_MAGIC, *astuple(self))
         return sealed(body.ljust(STATE_RECORD_BYTES - _CHECKSUM_BYTES, b"\0"))
+
+    def problem(self) -> str | None:
+        """Return what cannot be about it, whatever the files hold, or None.
+
+        >>> State(capacity=4, frames=5).problem()
+        'frames is 5, and at most 4 can be'
+        """
+        limits = {
+            "generation": MAX_COUNT,
+            "seq": MAX_COUNT,
+            "rows": OWNER_ROW_MASK - 1,
+            "capacity": MAX_CAPACITY,
+            "frames": self.capacity,
+            "next_slot": self.frames,
+            "next_index": MAX_COUNT,
+            "next_episode_index": MAX_COUNT,
+            "busy_stop": self.capacity,
+            "busy_start": self.busy_stop,
+            "string_bytes": MAX_COUNT,
+            "strings": min(self.string_bytes // _SHORTEST_STRING, np.iinfo(np.int32).max),
+            "at_risk_start": self.capacity,
+            "at_risk_length": self.capacity,
+        }
+        if not self.capacity:
+            return "capacity is 0"
+        for name, limit in limits.items():
+            if getattr(self, name) > limit:
+                return f"{name} is {getattr(self, name)}, and at most {limit} can be"
+        return None
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> State | None:
@@ -198,11 +232,14 @@ def parse_strings(raw: bytes, count: int) -> list[str]:
     >>> parse_strings(b'"push the T"\n"grasp"\n', 2)
     ['push the T', 'grasp']
     """
+    lines = raw.split(b"\n")
     try:
-        strings = [json.loads(line) for line in raw.splitlines()]
-    except ValueError as error:
+        strings = [json.loads(line) for line in (lines if lines[-1] else lines[:-1])]
+        "".join(text for text in strings if isinstance(text, str)).encode()
+    except (ValueError, RecursionError) as error:
         raise StorageDirCorruptError(f"strings.jsonl cannot be read: {error}; restore the file from a copy") from None
-    if len(strings) != count or not all(isinstance(text, str) for text in strings):
+    is_whole = raw.endswith(b"\n") or not raw
+    if len(strings) != count or not is_whole or not all(isinstance(text, str) for text in strings):
         raise StorageDirCorruptError(
             f"strings.jsonl does not hold the {count} strings that are committed; restore the file from a copy"
         )

@@ -84,6 +84,14 @@ class EpisodeTable:
         return self._integer_windows
 
     @property
+    def last_episode(self) -> int:
+        """The row of the newest episode; 0 where there is none."""
+        row = self._count - 1
+        while row > 0 and self._rows["flags"][row] & FLAG_LOST:
+            row -= 1
+        return max(row, 0)
+
+    @property
     def has_losses(self) -> bool:
         """Whether a writer ever died in the middle of an overwrite."""
         return self._has_losses

@@ -38,6 +38,7 @@ from roboreel.store.episodes import EpisodeTable
 from roboreel.store.frame_cache import DecodedCache, FrameCache
 from roboreel.store.records import newest
 from roboreel.store.ring import ring_ranges
+from roboreel.store.row_check import check_rows
 
 _PAUSE_S = 0.0005
 _RECORD_TRIES = 200
@@ -119,26 +120,37 @@ class Following:
         return [(start, min(stop, state.frames)) for start, stop in ranges if start < state.frames]
 
     def _follow(self, state: State) -> None:
+        if what := state.problem():
+            raise StorageDirCorruptError(f"{self.root / paths.STATE}: {what}; restore it from a copy")
         if state.capacity != self._capacity:
             self._map(state.capacity)
         known = len(self.table)
         if state.rows > known:
-            size = self.table.rows.dtype.itemsize
-            raw = os.pread(self._fds[paths.EPISODES], (state.rows - known) * size, known * size)
-            if len(raw) != (state.rows - known) * size:
-                raise StorageDirCorruptError(
-                    f"{self.root / paths.EPISODES} holds {known + len(raw) // size} rows, {state.rows} are committed; "
-                    "restore it from a copy"
-                )
-            self.table.append(parse_rows(raw, self.table.rows.dtype, known))
+            self.table.append(self._new_rows(state, known))
         if state.strings > len(self.strings):
-            raw = os.pread(self._fds[paths.STRINGS], state.string_bytes, 0)
+            present = os.fstat(self._fds[paths.STRINGS]).st_size  # asked for more, it would take the memory
+            raw = os.pread(self._fds[paths.STRINGS], min(state.string_bytes, present), 0)
             self.strings = parse_strings(raw, state.strings)
         self.state = state
         self._pending = None
         for start, stop in self.at_risk:  # only a record that was read after a power cut has any
             self.table.lose(start, stop)
             self._lossy = True
+
+    def _new_rows(self, state: State, known: int) -> NDArray[np.void]:
+        """Return the rows that came in since there were `known`, checked."""
+        dtype = self.table.rows.dtype
+        present = os.fstat(self._fds[paths.EPISODES]).st_size // dtype.itemsize
+        if present < state.rows:
+            raise StorageDirCorruptError(
+                f"{self.root / paths.EPISODES} holds {present} rows, {state.rows} are committed; restore it from a copy"
+            )
+        raw = os.pread(self._fds[paths.EPISODES], (state.rows - known) * dtype.itemsize, known * dtype.itemsize)
+        new = parse_rows(raw, dtype, known)
+        before = self.table.last_episode
+        rows = np.concatenate([self.table.rows[before:], new])
+        check_rows(rows, state, ring=self.manifest.ring, first=before, known=known - before)
+        return new
 
     def _map(self, capacity: int) -> None:
         if not self.columns:

@@ -34,6 +34,7 @@ from roboreel.format.records import (
 from roboreel.format.redo import Redo, redo_hash
 from roboreel.store.frame_check import BLOCK_BYTES, FrameCheck, SlotReader
 from roboreel.store.records import StateFile
+from roboreel.store.room import size_of
 from roboreel.store.slots import frame_checksums
 from roboreel.store.store import Store
 from roboreel.store.structure import (
@@ -44,7 +45,6 @@ from roboreel.store.structure import (
     lost_row,
     read_or_nothing,
     read_structure,
-    size_of,
     strings_problem,
 )
 
@@ -226,7 +226,7 @@ def _mend_redo(structure: Structure, state: State) -> tuple[State, list[str]]:
     if not state.redo:
         return state, []
     try:
-        Redo.from_bytes(raw, state.redo, dict(structure.manifest.keys))
+        Redo.from_bytes(raw, state, structure.manifest.keys)
         return state, []
     except StorageDirCorruptError:
         mended = mended_bit(raw, lambda one: redo_hash(one) == state.redo)
@@ -322,7 +322,7 @@ def surviving_strings(raw: bytes, count: int, *, whole: bool) -> list[str]:
 def _read_line(line: bytes) -> str | None:
     try:
         text = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return text if isinstance(text, str) else None
 

@@ -47,7 +47,8 @@ class StateFile:
         self._file.sync()
 
     def _read(self, offset: int) -> State | None:
-        return State.from_bytes(self._file.read_at(offset, STATE_RECORD_BYTES))
+        state = State.from_bytes(self._file.read_at(offset, STATE_RECORD_BYTES))
+        return None if state is None or state.problem() else state  # what cannot be is written anew by the next flush
 
     def close(self) -> None:
         self._file.close()

@@ -29,6 +29,7 @@ from roboreel.format.records import (
 )
 from roboreel.format.redo import Redo
 from roboreel.store.following import Following
+from roboreel.store.room import check_room
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -57,7 +58,11 @@ class Store(Following):
     def open(cls, root: Path) -> Store:
         """Open a directory; `NotADatasetError` or `StorageDirCorruptError` where it cannot be read."""
         manifest, _ = read_manifest(root)
-        return cls(root, manifest)
+        store = cls(root, manifest)
+        if store.state.capacity > manifest.capacity:  # grown between our two looks
+            store.manifest, _ = read_manifest(root)
+        check_room(root, store.manifest, store.state)
+        return store
 
     def rows_of(self, slots: Ints) -> tuple[Ints, NDArray[np.uint64]]:
         """Return the episode rows that own the slots, and the owner words as they stand.
@@ -260,7 +265,7 @@ class Store(Following):
         """The edit that the current record refers to."""
         path = self.root / paths.REDO
         try:
-            return Redo.from_bytes(files.read_file(path), self.state.redo, dict(self.manifest.keys))
+            return Redo.from_bytes(files.read_file(path), self.state, self.manifest.keys)
         except OSError as error:
             raise StorageDirCorruptError(f"{path}, an edit half applied, cannot be read: {error}") from error
 

@@ -18,12 +18,9 @@ from roboreel.format import files, paths
 from roboreel.format.lock import boot_id
 from roboreel.format.manifest import Manifest, metadata_hash, read_manifest
 from roboreel.format.records import (
-    CHECKSUM_DTYPE,
     DURABLE_OFFSETS,
-    FLAG_INTEGER_WINDOWS,
     FLAG_LOST,
     LIVE_OFFSET,
-    OWNER_DTYPE,
     STATE_RECORD_BYTES,
     State,
     episode_dtype,
@@ -35,6 +32,8 @@ from roboreel.format.redo import Redo
 from roboreel.store.episodes import EpisodeTable
 from roboreel.store.problem import Problem
 from roboreel.store.records import newest
+from roboreel.store.room import SlotFile, size_of, slot_files
+from roboreel.store.row_check import end_problem, row_problems
 
 RECORDS = {LIVE_OFFSET: "live", DURABLE_OFFSETS[0]: "first durable", DURABLE_OFFSETS[1]: "second durable"}
 
@@ -61,10 +60,13 @@ class Structure:
     def broken_records(self) -> list[int]:
         """Offsets of records that were written and are not whole; the live one is always written."""
         durable = [offset for offset in DURABLE_OFFSETS if self.records[offset] is not None]
+        needed = {
+            offset: offset == LIVE_OFFSET or offset not in self.never_written or not durable for offset in self.records
+        }
         return [
             offset
             for offset, state in self.records.items()
-            if state is None and (offset == LIVE_OFFSET or offset not in self.never_written or not durable)
+            if needed[offset] and (state is None or state.problem() is not None)
         ]
 
     @functools.cached_property
@@ -91,17 +93,8 @@ class Structure:
         table.append(self.rows)
         return table
 
-    def slot_files(self) -> dict[str, tuple[Path, int, str]]:
-        """Every file that is addressed by slot: its name → path, bytes a slot, and the data key where it has one."""
-        files = {paths.OWNERS: (self.root / paths.OWNERS, OWNER_DTYPE.itemsize, "")}
-        for key, spec in self.manifest.keys.items():
-            if not spec.needs_decoding:
-                path = paths.column_path(self.root, key)
-                files[_name(self.root, path)] = (path, spec.frame_bytes, key)
-            if spec.has_checksums:
-                path = paths.checksum_path(self.root, key)
-                files[_name(self.root, path)] = (path, CHECKSUM_DTYPE.itemsize, key)
-        return files
+    def slot_files(self) -> dict[str, SlotFile]:
+        return slot_files(self.root, self.manifest)
 
 
 def lost_row(dtype: np.dtype[Any], start: int, length: int) -> NDArray[np.void]:
@@ -122,6 +115,8 @@ def read_structure(root: Path) -> Structure:
     state = counting(records)
     if state is None:
         raise StorageDirCorruptError(f"{root / paths.STATE} holds no whole record")
+    if what := state.problem():
+        raise StorageDirCorruptError(f"{root / paths.STATE}: {what}; restore it from a copy")
     size = episode_dtype(len(manifest.video_keys)).itemsize
     rows = read_or_nothing(root / paths.EPISODES, state.rows * size)
     if state.rows - len(rows) // size > _MISSING_ROWS:
@@ -168,19 +163,35 @@ def structure_problems(structure: Structure) -> Iterator[Problem]:
     for name in (paths.EPISODES, paths.STRINGS):
         if not (root / name).is_file():
             yield Problem(name, "is missing")
-    for row in structure.bad_rows:
-        what = f"row {row} does not match its checksum" if structure.raw_rows[row] else f"row {row} is missing"
-        yield Problem(paths.EPISODES, what, row, _guessed_episode(structure, row))
     yield from _row_problems(structure)
     if wrong := strings_problem(state, structure.raw_strings):
         yield Problem(paths.STRINGS, wrong)
-    if state.redo:
-        try:
-            Redo.from_bytes(read_or_nothing(root / paths.REDO), state.redo, dict(structure.manifest.keys))
-        except StorageDirCorruptError:
-            yield Problem(paths.REDO, "is not the edit, committed and half applied, that state.bin refers to")
+    if state.redo and (wrong := redo_problem(structure)):
+        yield Problem(paths.REDO, wrong)
     for name, (path, slot_bytes, key) in structure.slot_files().items():
         yield from _size_problems(structure, name, path, slot_bytes, key)
+
+
+def _row_problems(structure: Structure) -> Iterator[Problem]:
+    for row in structure.bad_rows:
+        what = f"row {row} does not match its checksum" if structure.raw_rows[row] else f"row {row} is missing"
+        yield Problem(paths.EPISODES, what, row, _guessed_episode(structure, row))
+    rows, state = structure.rows, structure.state
+    wrong = list(row_problems(rows, state, ring=structure.manifest.ring, spoiled=structure.bad_rows))
+    for row, what in wrong:
+        episode = -1 if rows["flags"][row] & FLAG_LOST else int(rows["episode_index"][row])
+        yield Problem(paths.EPISODES, f"row {row} {what}", row, episode)
+    if not wrong and (end := end_problem(rows, state, is_all=True)):
+        yield Problem(paths.STATE, end)
+
+
+def redo_problem(structure: Structure) -> str | None:
+    """Return what is wrong with the edit, committed and half applied, that the record refers to, or None."""
+    try:
+        Redo.from_bytes(read_or_nothing(structure.root / paths.REDO), structure.state, structure.manifest.keys)
+    except StorageDirCorruptError as error:
+        return f"is not the edit, committed and half applied, that {paths.STATE} refers to: {error}"
+    return None
 
 
 def is_metadata_expected(structure: Structure) -> bool:
@@ -216,61 +227,18 @@ def strings_problem(state: State, raw: bytes) -> str | None:
     return None
 
 
-def _row_problems(structure: Structure) -> Iterator[Problem]:
-    """Rows that are whole and contradict the state, or the rows before them."""
-    state, rows, bad = structure.state, structure.rows, set(structure.bad_rows)
-    lost = (rows["flags"] & FLAG_LOST) != 0
-    stop, index, episode = 0, 0, -1
-    known = True
-    for row in range(len(rows)):
-        if row in bad or lost[row]:
-            known = False  # what the next one follows on may not be known
-        if row in bad:
-            continue
-        one = rows[row]
-        what = _row_problem(one, state, lost=bool(lost[row]))
-        if what is None and not lost[row]:
-            if known and one["start"] != stop and not (structure.manifest.ring and one["start"] == 0):
-                what = f"begins at slot {one['start']}, where the one before ended at {stop}"
-            elif one["episode_index"] <= episode or one["first_index"] < index:
-                what = f"has number {one['episode_index']} and index {one['first_index']}, lower than those before it"
-            stop, index = _stop(one), int(one["first_index"] + one["length"])
-            episode, known = int(one["episode_index"]), True
-        if what is not None:
-            yield Problem(paths.EPISODES, f"row {row} {what}", row, -1 if lost[row] else int(one["episode_index"]))
-
-
-def _row_problem(one: Any, state: State, *, lost: bool) -> str | None:
-    if one["start"] < 0 or one["length"] < (0 if lost else 1) or _stop(one) > state.frames:
-        return f"covers {one['length']} slots from {one['start']}, where {state.frames} are in use"
-    if int(one["flags"]) & ~(FLAG_INTEGER_WINDOWS | FLAG_LOST):
-        return f"has the flags {int(one['flags'])}, which are not known"
-    for name in ("task", "source"):
-        if not -1 <= one[name] < state.strings:
-            return f"names string {one[name]} as its {name}; there are {state.strings}"
-    return None
-
-
 def _size_problems(structure: Structure, name: str, path: Path, slot_bytes: int, key: str) -> Iterator[Problem]:
-    wanted = structure.state.capacity * slot_bytes
-    present = size_of(path)
+    capacity = max(structure.state.capacity, structure.manifest.capacity)
+    wanted, present = capacity * slot_bytes, size_of(path)
     if present >= wanted:
         return
-    what = "is missing" if present < 0 else f"has {present:,} bytes; {structure.state.capacity} frames need {wanted:,}"
+    what = "is missing" if present < 0 else f"has {present:,} bytes; {capacity} frames need {wanted:,}"
     table, whole = structure.table, max(present, 0) // max(slot_bytes, 1)
     hit = table.live[table.stops[table.live] > whole].tolist()
     if not hit:
         yield Problem(name, f"{what}; no frame is lost by it", key=key)
     for row in hit:
         yield Problem(name, f"{what}; frames are lost", row, int(table.rows["episode_index"][row]), key=key)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file; -1 where there is none."""
-    try:
-        return os.stat(path).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return -1
 
 
 def _guessed_episode(structure: Structure, row: int) -> int:
@@ -284,10 +252,6 @@ def _guessed_episode(structure: Structure, row: int) -> int:
 
 def _stop(row: Any) -> int:
     return int(row["start"]) + int(row["length"])
-
-
-def _name(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
 
 
 def read_or_nothing(path: Path, size: int = -1) -> bytes:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from roboreel.errors import RoboreelError
+from roboreel.errors import DatasetBusyError, RoboreelError, StorageDirCorruptError, StorageError
 from roboreel.format.lock import writer_is_alive
 from roboreel.store.frame_check import FrameCheck
 from roboreel.store.leftovers import foreign_files, leftovers
@@ -43,7 +43,12 @@ def verify(root: Path) -> Report:
         notes = ["the frames were not looked at: the dataset cannot be opened"]
         return Report(problems or [_one_line(root, error)], notes)
     try:
-        problems += FrameCheck(store, every_byte=True).problems()
+        try:
+            problems += FrameCheck(store, every_byte=True).problems()
+        except (StorageDirCorruptError, StorageError) as error:
+            if isinstance(error, DatasetBusyError):
+                raise
+            return Report([*problems, _one_line(root, error)], [])
         notes = [f"{path.relative_to(root)}: not a part of the dataset" for path in foreign_files(store)]
         if not writer_is_alive(root):
             notes += [f"{path.relative_to(root)}: left by a writer that ended early" for path in leftovers(store)]
