@@ -232,9 +232,9 @@ def test_folders_of_others_are_not_taken_for_leftovers(tmp_path: Path, name: str
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"", "does not hold the 3 strings"),
+        (b"", "does not hold the 3 strings, all different"),
         (b'"push', "strings.jsonl cannot be read"),
-        (b"1\n2\n3\n", "does not hold the 3 strings"),
+        (b"1\n2\n3\n", "does not hold the 3 strings, all different"),
         (b"\xff", "strings.jsonl cannot be read"),
     ],
 )

@@ -31,6 +31,8 @@ DEPTH = "depth"
 """The incompatible feature of a dataset with depth cameras: who takes all images for uint8 must not read it."""
 
 _MAX_BYTES = 64 << 20
+_MIN_FPS, _MAX_FPS = 1e-6, 1e9
+"""Beyond these, times of long episodes are no longer numbers."""
 _MAX_COLUMN_BYTES = 1 << 62
 """What a 64-bit system can count, with room for a sum; sides of 0 count as 1, as numpy counts them."""
 _MAX_DIMENSIONS = 16
@@ -78,6 +80,8 @@ class Manifest:
     uuid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __post_init__(self) -> None:
+        if not _MIN_FPS <= self.fps <= _MAX_FPS:
+            raise InvalidArgumentError(f"fps is {self.fps}, not between {_MIN_FPS:g} and {_MAX_FPS:g}")
         for spec in self.keys.values():
             _check_key(spec, self.capacity)
 

@@ -239,8 +239,13 @@ def parse_strings(raw: bytes, count: int) -> list[str]:
     except (ValueError, RecursionError) as error:
         raise StorageDirCorruptError(f"strings.jsonl cannot be read: {error}; restore the file from a copy") from None
     is_whole = raw.endswith(b"\n") or not raw
-    if len(strings) != count or not is_whole or not all(isinstance(text, str) for text in strings):
+    if (
+        len(strings) != count
+        or len(set(map(str, strings))) != count
+        or not is_whole
+        or not all(isinstance(text, str) for text in strings)
+    ):
         raise StorageDirCorruptError(
-            f"strings.jsonl does not hold the {count} strings that are committed; restore the file from a copy"
+            f"strings.jsonl does not hold the {count} strings, all different, that are committed; restore the file from a copy"
         )
     return strings

@@ -131,6 +131,11 @@ class Following:
             present = os.fstat(self._fds[paths.STRINGS]).st_size  # asked for more, it would take the memory
             raw = os.pread(self._fds[paths.STRINGS], min(state.string_bytes, present), 0)
             self.strings = parse_strings(raw, state.strings)
+            if present < state.string_bytes:
+                raise StorageDirCorruptError(
+                    f"{self.root / paths.STRINGS} has {present} bytes, {state.string_bytes} are committed; "
+                    "restore it from a copy"
+                )
         self.state = state
         self._pending = None
         for start, stop in self.at_risk:  # only a record that was read after a power cut has any

@@ -6,7 +6,7 @@ Where one bit of a checksummed record is all that flipped, the checksum tells wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,20 +21,20 @@ from roboreel.format.records import (
     CHECKSUM_DTYPE,
     FLAG_LOST,
     LIVE_OFFSET,
-    OWNER_DTYPE,
-    OWNER_ROW_MASK,
     STATE_BYTES,
     STATE_RECORD_BYTES,
     State,
     episode_dtype,
     is_sealed,
-    seal_row,
     strings_hash,
 )
 from roboreel.format.redo import Redo, redo_hash
 from roboreel.store.frame_check import BLOCK_BYTES, FrameCheck, SlotReader
 from roboreel.store.records import StateFile
+from roboreel.store.rewriting import keep_copy, mended_bit, write_at
+from roboreel.store.ring import check_space
 from roboreel.store.room import size_of
+from roboreel.store.row_mending import check_ring, mend_rows, mended_end, named_frames
 from roboreel.store.slots import frame_checksums
 from roboreel.store.store import Store
 from roboreel.store.structure import (
@@ -42,14 +42,10 @@ from roboreel.store.structure import (
     Structure,
     counting,
     is_metadata_expected,
-    lost_row,
     read_or_nothing,
     read_structure,
     strings_problem,
 )
-
-_MENDABLE_BYTES = 16 << 10
-"""Longer records are not searched for a flipped bit: the time grows with the square."""
 
 
 def mend_small_files(root: Path) -> list[str]:
@@ -70,10 +66,23 @@ def mend_small_files(root: Path) -> list[str]:
         done.append(
             f"{paths.METADATA}: not what was written, but all frames fit it: taken as it is; look at fps, names, units"
         )
-    done += _mend_rows(structure)
-    structure = read_structure(root)
+    check_ring(structure)
+    room = _room(structure)
     state, more = _mend_strings(structure, state)
     done += more
+    state = replace(state, frames=named_frames(structure))
+    done += mend_rows(root, state)
+    structure = read_structure(root)
+    ended = mended_end(structure.rows, state)
+    if ended != state:
+        done.append(f"{paths.STATE}: made to agree with {paths.EPISODES}")
+        state = ended
+    if room != structure.manifest.capacity:
+        raw = replace(structure.manifest, capacity=room).to_bytes()
+        keep_copy(root / paths.METADATA)
+        files.replace_atomically(root / paths.METADATA, raw)
+        state = replace(state, metadata_hash=metadata_hash(raw))
+        done.append(f"{paths.METADATA}: capacity {room}, for which there is room, not {structure.manifest.capacity}")
     for name in (paths.EPISODES, paths.STRINGS):
         if not (root / name).exists():
             files.write_new(root / name, b"")
@@ -88,31 +97,6 @@ def mend_small_files(root: Path) -> list[str]:
     return done
 
 
-def mended_bit(raw: bytes, is_right: Callable[[bytes], bool]) -> bytes | None:
-    """Return the bytes with the one bit flipped that makes them right; None where there is none.
-
-    >>> mended_bit(b"roboseel", lambda raw: xxhash.xxh3_64_intdigest(raw) == 0x82457A17C6D9560E)
-    b'roboreel'
-    """
-    if len(raw) > _MENDABLE_BYTES:
-        return None
-    changed = bytearray(raw)
-    for at in range(len(raw)):
-        for bit in range(8):
-            changed[at] ^= 1 << bit
-            if is_right(bytes(changed)):
-                return bytes(changed)
-            changed[at] ^= 1 << bit
-    return None
-
-
-def keep_copy(path: Path) -> None:
-    """Keep what a file is before it is written anew; of several repairs the first copy stays."""
-    kept = path.with_name(path.name + paths.BACKUP)
-    if path.is_file() and not kept.exists():
-        files.copy_new(path, kept)
-
-
 # State and metadata
 
 
@@ -125,7 +109,7 @@ def _mend_records(root: Path) -> Iterator[str]:
             continue
         if (mended := mended_bit(part, lambda one: State.from_bytes(one) is not None)) is not None:
             keep_copy(path)
-            _write(path, offset, mended)
+            write_at(path, offset, mended)
             yield f"{paths.STATE}: a flipped bit of the {name} record put right"
 
 
@@ -237,44 +221,7 @@ def _mend_redo(structure: Structure, state: State) -> tuple[State, list[str]]:
     return replace(state, redo=0).with_busy(0, 0), [f"{paths.REDO}: damaged; the edit that it held is given up"]
 
 
-# Rows and strings
-
-
-def _mend_rows(structure: Structure) -> Iterator[str]:
-    bad = structure.bad_rows
-    if not bad:
-        return
-    path, dtype = structure.root / paths.EPISODES, structure.rows.dtype
-    keep_copy(path)
-    lost = []
-    for row in bad:
-        raw = structure.raw_rows[row]
-        if len(raw) == dtype.itemsize and (mended := mended_bit(raw, is_sealed)) is not None:
-            _write(path, row * dtype.itemsize, mended)
-            yield f"{paths.EPISODES}: a flipped bit of row {row} put right"
-        else:
-            lost.append(row)
-    for row, (start, stop) in _slots_named(structure, lost).items():
-        _write(path, row * dtype.itemsize, seal_row(lost_row(dtype, start, stop - start)))
-        yield f"{paths.EPISODES}: row {row} cannot be read: its episode, of {stop - start} frames, is dropped"
-
-
-def _slots_named(structure: Structure, rows: list[int]) -> dict[int, tuple[int, int]]:
-    """Return the slots that `owners.bin` gives to each of the rows; an empty range where none."""
-    found = dict.fromkeys(rows, (0, 0))
-    path = structure.root / paths.OWNERS
-    if not rows or not path.exists():
-        return found
-    owners = SlotReader(path, OWNER_DTYPE)
-    step = BLOCK_BYTES // OWNER_DTYPE.itemsize
-    for start in range(0, structure.state.frames, step):
-        slots = np.arange(start, min(start + step, structure.state.frames))
-        named = (owners.read(slots) & OWNER_ROW_MASK).astype(np.int64) - 1
-        for row in np.intersect1d(named, rows).tolist():
-            mine = slots[named == row]
-            before = found[row]
-            found[row] = (before[0] if before[1] else int(mine[0]), int(mine[-1]) + 1)
-    return found
+# Strings
 
 
 def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]:
@@ -282,6 +229,10 @@ def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]
     what = strings_problem(state, raw)
     if what is None:
         return state, []
+    if len(raw) == state.string_bytes and strings_hash(raw) == state.strings_hash:  # then it is the count that is wrong
+        counted = replace(state, strings=raw.count(b"\n"))
+        if strings_problem(counted, raw) is None:
+            return counted, [f"{paths.STATE}: {counted.strings} strings are committed, not {state.strings}"]
     keep_copy(path)
     if len(raw) == state.string_bytes:
         mended = mended_bit(raw, lambda one: strings_hash(one) == state.strings_hash)
@@ -322,6 +273,7 @@ def surviving_strings(raw: bytes, count: int, *, whole: bool) -> list[str]:
 def _read_line(line: bytes) -> str | None:
     try:
         text = json.loads(line)
+        str(text).encode()
     except (ValueError, RecursionError):
         return None
     return text if isinstance(text, str) else None
@@ -330,9 +282,30 @@ def _read_line(line: bytes) -> str | None:
 # Files that are too short
 
 
+def _room(structure: Structure) -> int:
+    """Return the capacity for which there is room, or is to be made.
+
+    Raises:
+        StorageDirCorruptError: the record counts on more than the metadata promises, and the files do not have it.
+    """
+    said, counted = structure.manifest.capacity, structure.state.capacity
+    most = max(said, counted)
+    short = any(size_of(path) < most * size for path, size, _ in structure.slot_files().values())
+    if said > counted:
+        return counted if short else said  # a growth that made no room: no record counts on it
+    if counted > said and short:
+        raise StorageDirCorruptError(
+            f"{structure.root / paths.STATE} counts capacity {counted}, and {paths.METADATA} says {said}: restore them "
+            "from a copy, nothing was changed"
+        )
+    return counted
+
+
 def _mend_sizes(structure: Structure) -> Iterator[str]:
     """Lengthen what is too short. Checksums come first, made from columns that still end where they were cut."""
     wanted = structure.slot_files()
+    missing = (structure.state.capacity * size - max(size_of(path), 0) for path, size, _ in wanted.values())
+    check_space(sum(max(one, 0) for one in missing), files.free_bytes(structure.root), share=1.0)
     names = sorted(wanted, key=lambda name: not name.startswith(paths.CHECKSUMS))
     for name in names:
         path, size, key = wanted[name]
@@ -374,12 +347,3 @@ def _sums_of_data(structure: Structure, key: str, first: int) -> Iterator[tuple[
         for at in range(start, min(stop, whole), step):
             slots = np.arange(at, min(at + step, stop, whole))
             yield slots, frame_checksums(SlotReader(path, spec.dtype, spec.shape).read(slots))
-
-
-def _write(path: Path, offset: int, raw: bytes) -> None:
-    file = DataFile(path, create=not path.exists())
-    try:
-        file.write_at(offset, raw)
-        file.sync()
-    finally:
-        file.close()

@@ -24,9 +24,10 @@ from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 from roboreel.store.check import is_dataset
 from roboreel.store.frame_check import FrameCheck, SlotReader
 from roboreel.store.leftovers import leftovers
-from roboreel.store.mending import keep_copy, mend_small_files, mended_bit
+from roboreel.store.mending import mend_small_files
 from roboreel.store.problem import Problem
 from roboreel.store.records import StateFile
+from roboreel.store.rewriting import keep_copy, mended_bit
 from roboreel.store.slots import SlotFiles, frame_checksums
 from roboreel.store.structure import RECORDS, read_structure
 from roboreel.store.verify import verify
@@ -136,15 +137,17 @@ class _FrameMender:
         if not problem.slots:
             return False
         where = np.array(problem.slots)
+        found = self._sums(problem.key, problem.row, where)
+        stored = SlotReader(paths.checksum_path(self._store.root, problem.key), CHECKSUM_DTYPE).read(where)
         if problem.key in _BY_TABLE:
+            if found is None or np.any(found == stored):
+                return False  # the column is as it was written: it is the table that is wrong
             rows = np.full(len(where), problem.row)
             values = FrameCheck(self._store, every_byte=False).expected_values(problem.key, where, rows)
             for slot, value in zip(where.tolist(), values.astype(spec.dtype), strict=True):
                 slots.write(problem.key, slot, value[None])
             self._done.append(f"{problem.file}: episode {problem.episode}: {len(where)} values taken from the table")
             return True
-        found = self._sums(problem.key, problem.row, where)
-        stored = SlotReader(paths.checksum_path(self._store.root, problem.key), CHECKSUM_DTYPE).read(where)
         if found is None or not all(0 < int(bits).bit_count() <= _FEW_BITS for bits in found ^ stored):
             return False
         for slot, one in zip(where.tolist(), found, strict=True):

@@ -29,7 +29,7 @@ from roboreel.format.records import (
     strings_hash,
 )
 from roboreel.format.redo import Redo
-from roboreel.store.episodes import EpisodeTable
+from roboreel.store.episodes import EpisodeTable, lost_row
 from roboreel.store.problem import Problem
 from roboreel.store.records import newest
 from roboreel.store.room import SlotFile, size_of, slot_files
@@ -82,7 +82,7 @@ class Structure:
         rows = np.zeros(len(self.raw_rows), dtype)
         for row, raw in enumerate(self.raw_rows):
             if row in bad:
-                rows[row] = lost_row(dtype, _stop(rows[row - 1]) if row else 0, 0)[0]
+                rows[row] = lost_row(dtype, 0, 0)[0]
             else:
                 rows[row] = np.frombuffer(raw, dtype)[0]
         return rows
@@ -95,14 +95,6 @@ class Structure:
 
     def slot_files(self) -> dict[str, SlotFile]:
         return slot_files(self.root, self.manifest)
-
-
-def lost_row(dtype: np.dtype[Any], start: int, length: int) -> NDArray[np.void]:
-    """Return the row, (1,), that says that slots hold nothing."""
-    row = np.zeros(1, dtype)
-    row["start"], row["length"], row["flags"] = start, length, FLAG_LOST
-    row["task"] = row["source"] = row["source_episode"] = -1
-    return row
 
 
 def read_structure(root: Path) -> Structure:
@@ -123,6 +115,11 @@ def read_structure(root: Path) -> Structure:
         raise StorageDirCorruptError(
             f"{root / paths.EPISODES} holds {len(rows) // size} rows, {state.rows} are committed"
         )
+    strings = read_or_nothing(root / paths.STRINGS, state.string_bytes)
+    if state.strings - strings.count(b"\n") > _MISSING_ROWS:
+        raise StorageDirCorruptError(
+            f"{root / paths.STRINGS} holds {strings.count(bytes([10]))} strings, {state.strings} are committed"
+        )
     return Structure(
         root,
         manifest,
@@ -131,7 +128,7 @@ def read_structure(root: Path) -> Structure:
         zeros,
         state,
         [rows[row * size : (row + 1) * size] for row in range(state.rows)],
-        read_or_nothing(root / paths.STRINGS, state.string_bytes),
+        strings,
     )
 
 
@@ -223,7 +220,7 @@ def strings_problem(state: State, raw: bytes) -> str | None:
     try:
         parse_strings(raw, state.strings)
     except StorageDirCorruptError:
-        return f"does not hold the {state.strings} strings that are committed"
+        return f"does not hold the {state.strings} strings, all different, that are committed"
     return None
 
 
