@@ -246,6 +246,7 @@ def parse_strings(raw: bytes, count: int) -> list[str]:
         or not all(isinstance(text, str) for text in strings)
     ):
         raise StorageDirCorruptError(
-            f"strings.jsonl does not hold the {count} strings, all different, that are committed; restore the file from a copy"
+            f"strings.jsonl does not hold the {count} strings, all different, that are committed; "
+            "restore the file from a copy"
         )
     return strings
