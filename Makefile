@@ -45,7 +45,7 @@ windows: $(STAMP) ## read 1,000,000 windows while they are overwritten, none tor
 bench: $(STAMP) ## measure speed and memory beside floors and peers; some 15 minutes
 	$(VENV)/bin/python -m benchmarks $(ARGS)
 
-bench-peers: $(STAMP) ## the peers' environments, .venv-peers-*; 12 GB on Linux
+bench-peers: $(STAMP) ## the peers' environments, .venv-peers-*; 15 GB on Linux
 	$(VENV)/bin/python -m benchmarks.peers.install $(PIP_ARGS)
 
 lint: $(STAMP) ## ruff and mypy, nothing changed

@@ -64,7 +64,8 @@ def show(result: dict[str, Any]) -> None:
             print(f"  {name:22} {found.get('failed') or found['missing']}")
             continue
         memory = f"{found['rss_mb']:8.0f} MB RSS {found['uss_mb']:8.0f} MB USS"
-        print(f"  {name:22} {found['ms']:10.3f} ms {found['samples_per_s']:12,.0f} samples/s {memory}")
+        other = f"  READS OTHER {', '.join(found['other'])}" if found["other"] else ""
+        print(f"  {name:22} {found['ms']:10.3f} ms {found['samples_per_s']:12,.0f} samples/s {memory}{other}")
     for name, value in result["figures"].items():
         print(f"  {name:22} {value:10.3f}")
     for goal in result["goals"]:

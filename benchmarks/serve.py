@@ -1,6 +1,7 @@
 """A contender's process: requests and answers are lines of JSON, on standard input and output.
 
     {"run": 20}    ->  {"seconds": 0.0123}       the next 20 batches, timed here
+    {"check": 1}   ->  {"sums": {key: …}}        the next batch, as kind, size and sum of each key's numbers
     {"memory": 1}  ->  {"rss_mb": …, "uss_mb": …}  of this process and its workers
 
 The first line is the setup, answered by {"ready": versions}. Runs in peers' environments too, without roboreel.
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
+
+import numpy as np
 
 from benchmarks.benchmark import Run, Setup
 
@@ -43,6 +46,20 @@ def timed(run: Run, count: int, clock: Callable[[], float] = time.perf_counter) 
     return own if isinstance(own, float) else seconds
 
 
+def sums(batch: Any) -> dict[str, list[Any]]:
+    """Return for each key [kind of dtype, size, sum]: enough to see that contenders read the same.
+
+    >>> sums({"action": [[1, 2], [3, 4]], "task": ["push"]})
+    {'action': ['i', 4, 10.0]}
+    """
+    found = {}
+    for key, value in batch.items() if isinstance(batch, Mapping) else ():
+        array = np.asarray(value)
+        if array.dtype.kind in "biuf":
+            found[key] = [array.dtype.kind, array.size, float(array.sum(dtype=np.float64))]
+    return found
+
+
 def memory() -> dict[str, float]:
     import psutil
 
@@ -66,7 +83,10 @@ def versions() -> dict[str, str]:
 def answers(run: Run, requests: Iterator[str], clock: Callable[[], float]) -> Iterator[Mapping[str, Any]]:
     for line in requests:
         request = json.loads(line)
-        yield {"seconds": timed(run, request["run"], clock)} if "run" in request else memory()
+        if "run" in request:
+            yield {"seconds": timed(run, request["run"], clock)}
+        else:
+            yield {"sums": sums(run(1))} if "check" in request else memory()
 
 
 def main() -> None:

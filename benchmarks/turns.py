@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.benchmark import Benchmark, Contender, Measured, Scene, Setup
+from benchmarks.benchmark import OURS, Benchmark, Contender, Measured, Scene, Setup
 
 ROOT = Path(__file__).parents[1]
 PART_S = 0.15
@@ -55,6 +56,11 @@ class Process:
         """Do the next `count` batches; returns their seconds."""
         seconds: float = self._ask({"run": count})["seconds"]
         return seconds
+
+    def check(self) -> dict[str, list[Any]]:
+        """Read the next batch; returns kind, size and sum of each key's numbers."""
+        found: dict[str, list[Any]] = self._ask({"check": 1})["sums"]
+        return found
 
     def memory(self) -> dict[str, float]:
         """Resident and private bytes, of the process and its workers."""
@@ -103,6 +109,7 @@ def measure(benchmark: Benchmark, scene: Scene, seconds: float) -> dict[str, Any
     setup = {"cache": str(scene.cache), "size": scene.size, **benchmark.prepare(scene)}
     results: dict[str, dict[str, Any]] = {}
     rounds: Mapping[str, Sequence[float | None]] = {}
+    read: dict[str, dict[str, list[Any]]] = {}
     with contextlib.ExitStack() as stack:
         processes: dict[str, Process] = {}
         for contender in benchmark.contenders:
@@ -115,13 +122,13 @@ def measure(benchmark: Benchmark, scene: Scene, seconds: float) -> dict[str, Any
             try:
                 processes[contender.name] = process = Process(contender, python, setup, log)
                 stack.callback(process.close)
-                process.run(1)
+                read[contender.name] = process.check()
             except ContenderFailedError as error:
                 processes.pop(contender.name, None)
                 results[contender.name] = {"failed": str(error)}
         rounds = in_turns(processes, {contender.name: contender for contender in benchmark.contenders}, seconds)
         for name, process in processes.items():
-            results[name] = {"versions": process.versions, **process.memory()}
+            results[name] = {"versions": process.versions, **process.memory(), **compared(read, name)}
     measured = Measured(rounds, {} if benchmark.count is None else benchmark.count(setup))
     for name in rounds:
         median = measured.median(name)
@@ -138,6 +145,19 @@ def measure(benchmark: Benchmark, scene: Scene, seconds: float) -> dict[str, Any
         "figures": measured.figures,
         "goals": [goal.to_dict(measured) for goal in benchmark.goals],
     }
+
+
+def compared(read: Mapping[str, Mapping[str, list[Any]]], name: str) -> dict[str, list[str]]:
+    """Say on which keys a contender's first batch was ours; those of another dtype or size are not compared.
+
+    >>> read = {"roboreel": {"a": ["f", 2, 1.0], "b": ["f", 2, 9.0], "c": ["f", 4, 0.0]}}
+    >>> compared({**read, "numpy": {"a": ["f", 2, 1.0], "b": ["f", 2, 8.0], "c": ["u", 4, 0.0]}}, "numpy")
+    {'same': ['a'], 'other': ['b']}
+    """
+    ours = read.get(OURS, {})
+    alike = {key: found for key, found in read[name].items() if key in ours and ours[key][:2] == found[:2]}
+    same = [key for key, found in alike.items() if math.isclose(found[2], ours[key][2], rel_tol=1e-3, abs_tol=1e-3)]
+    return {"same": same, "other": [key for key in alike if key not in same]}
 
 
 def in_turns(

@@ -80,10 +80,11 @@ PREFACE = """# Speed and memory
 
 Nothing here is typed in: `python -m scripts.write_benchmarks` writes this page, its chart and the README's table from
 `benchmarks/results`, which `make bench` fills. Every contender is a process of its own; they take turns (A B A B …),
-reading the same recorded batches, and a ratio is the median over the turns of the ratios within each: another process
-on the machine slows all of them. Milliseconds are medians. Except where a row says otherwise everything is in the page
-cache. RSS and USS are of the process and its workers after its last turn; pages of mapped files count in RSS, and the
-system takes those back when it needs them. torchrl draws its own slices, as many frames as the others' windows.
+reading the same recorded batches, the first of which is compared key by key. A ratio is the median over the turns of
+the ratios within each: another process on the machine slows all of them. Milliseconds are medians. Except where a row
+says otherwise everything is in the page cache. RSS and USS are of the process and its workers after its last turn;
+pages of mapped files count in RSS, and the system takes those back when it needs them. torchrl draws its own slices,
+as many frames as the others' windows.
 
 ![samples a second, beside floors and peers](benchmarks.svg)
 """

@@ -51,6 +51,7 @@ def test_every_benchmark_that_is_committed_is_one_of_the_suite_and_of_a_full_run
     for name, result in results.read().items():
         assert name in {benchmark.name for benchmark in SUITE}
         assert "--quick" not in result["run"]["command"]
+        assert not any(contender.get("other") for contender in result["contenders"].values()), "not the same work"
         assert set(result) == {"title", "batch_size", "contenders", "figures", "goals", "run"}
 
 

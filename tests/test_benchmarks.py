@@ -87,6 +87,7 @@ def test_contenders_in_turns_give_a_result_with_ratios(scene: Scene) -> None:
     assert result["contenders"]["numpy"]["rss_mb"] > 0
     assert result["contenders"]["numpy"]["versions"]["numpy"] == np.__version__
     (goal,) = result["goals"]
+    assert (result["contenders"]["numpy"]["same"], result["contenders"]["numpy"]["other"]) == ([], [])
     assert (goal["figure"], goal["at_most"], goal["reached"]) == (1.0, 3, True)
 
 
