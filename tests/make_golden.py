@@ -1,4 +1,4 @@
-"""Make `tests/golden/v0.1`: a tiny ring with every kind of file of the format, in fixed bytes.
+"""Make `tests/golden/v0.1`: a tiny ring with every kind of file of the format; `v0.1-depth`: depth, and a size.
 
     .venv/bin/python -m tests.make_golden
 
@@ -25,10 +25,11 @@ from roboreel.format import paths
 from roboreel.format.manifest import Manifest
 from roboreel.format.records import DURABLE_OFFSETS, LIVE_OFFSET, STATE_RECORD_BYTES, State
 from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
-from roboreel.store import Episode, Writer, infer_keys
+from roboreel.store import CameraStorage, Episode, Writer, infer_keys
 from roboreel.store.records import newest
 
 GOLDEN = Path(__file__).parent / "golden" / "v0.1"
+GOLDEN_DEPTH = GOLDEN.with_name("v0.1-depth")
 
 FPS = 10
 CAPACITY = 6
@@ -109,6 +110,31 @@ def make(root: Path, clip: Path) -> None:
         for one in episodes[1:]:
             writer.add(one)
         writer.close()
+    _take_the_machine_out(root)
+
+
+DEPTH_MM, DEPTH_M, SMALL = "observation.images.depth", "observation.images.depth_m", "observation.images.small"
+
+
+def depth_cameras() -> dict[str, NDArray[np.generic]]:
+    """Two frames of each camera as they come: 0 and the farthest that 16 bits can say are among the distances."""
+    millimetres = np.arange(2 * 4 * 6, dtype="<u2").reshape(2, 4, 6, 1) * np.uint16(1394)
+    millimetres[-1, -1, -1] = 65535
+    colours = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
+    return {DEPTH_MM: millimetres, DEPTH_M: millimetres.astype("<f4") / np.float32(1000), SMALL: colours}
+
+
+def make_depth(root: Path) -> None:
+    """Write the dataset with depth to `root`; the camera `SMALL` and millimetres are brought to (2, 3) pixels."""
+    one = Episode(2, cameras={key: ArrayFrames(frames) for key, frames in depth_cameras().items()})
+    asked = CameraStorage.parse({DEPTH_M: "memmap", SMALL: "memmap"}, None, {DEPTH_MM: (2, 3), SMALL: (2, 3)})
+    with mock.patch("uuid.uuid4", _fixed_uuids()):
+        manifest = Manifest(FPS, asked.applied(infer_keys(one)), 2, fixed_capacity=True, ring=False)
+        Writer.create(root, manifest, one).close()
+    _take_the_machine_out(root)
+
+
+def _take_the_machine_out(root: Path) -> None:
     for name in (paths.LOCK, paths.LOCK_OWNER):
         (root / name).unlink()
     _fix_state(root / paths.STATE)
@@ -140,6 +166,8 @@ def main() -> None:
             encode_clip(clip)
         shutil.rmtree(GOLDEN, ignore_errors=True)
         make(GOLDEN, clip)
+    shutil.rmtree(GOLDEN_DEPTH, ignore_errors=True)
+    make_depth(GOLDEN_DEPTH)
 
 
 if __name__ == "__main__":

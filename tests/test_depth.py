@@ -20,6 +20,7 @@ from roboreel import LeRobotDatasetV2
 from roboreel.cli import main
 from roboreel.store import repair, verify
 from tests.lerobot_folders import CAMERA, LENGTHS, V3_DATA, declare, set_column, write_v3
+from tests.make_golden import DEPTH_M, DEPTH_MM, GOLDEN_DEPTH, SMALL, depth_cameras, make_depth
 from tests.recordings import recording
 
 DEPTH = "observation.images.depth"
@@ -281,3 +282,31 @@ def test_grey_and_depth_beside_colour(tmp_path: Path) -> None:
     assert torch.equal(item[DEPTH], torch.from_numpy(data[DEPTH][1]).movedim(-1, 0))
     grey = item["observation.images.grey"][0].flip(-1) * 255
     assert np.array_equal(grey.round().numpy(), data["observation.images.grey"][1, ..., 0])
+
+
+def test_the_golden_dataset_with_depth(tmp_path: Path) -> None:
+    """Its bytes are those of the format's page, opened with numpy, json and Pillow alone, and are written so today."""
+    make_depth(tmp_path / "new")
+    frames = depth_cameras()
+    small = {
+        DEPTH_MM: frames[DEPTH_MM][:, 1::2, 1::2],
+        DEPTH_M: frames[DEPTH_M],
+        SMALL: np.array(
+            [[[[15, 16, 17], [21, 22, 23], [26, 27, 28]], [[43, 44, 45], [49, 50, 51], [54, 55, 56]]]], np.uint8
+        ),
+    }
+    for root in (GOLDEN_DEPTH, tmp_path / "new"):
+        metadata = json.loads((root / "metadata.json").read_text())
+        assert metadata["incompatible"] == ["depth"]
+        fields = {key: metadata["keys"][key] for key in frames}
+        assert [fields[key].get("unit") for key in frames] == ["mm", "m", None]
+        assert [fields[key].get("resized") for key in frames] == ["nearest", None, "pillow-bilinear"]
+        for key in (DEPTH_M, SMALL):
+            column = np.memmap(root / f"columns/{key}.bin", fields[key]["dtype"], "r", shape=(2, *fields[key]["shape"]))
+            assert np.array_equal(column[: len(small[key])], small[key])
+        images = [Image.open(root / f"images/{DEPTH_MM}/000000000/{frame:06d}.png") for frame in range(2)]
+        assert np.array_equal(np.stack([np.asarray(image) for image in images])[..., None], small[DEPTH_MM])
+        dataset = LeRobotDatasetV2(root, readonly=True)
+        assert dataset[1][DEPTH_MM].max().item() == np.float32(65.535)
+        LeRobotDatasetV2.check_storage_dir_integrity(root)
+    assert (GOLDEN_DEPTH / "metadata.json").read_bytes() == (tmp_path / "new" / "metadata.json").read_bytes()
