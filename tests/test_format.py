@@ -18,7 +18,15 @@ from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import decode_png
 from roboreel.format import files, paths
 from roboreel.format.manifest import Manifest, metadata_hash
-from roboreel.format.records import DURABLE_OFFSETS, OWNER_DTYPE, State, episode_dtype, parse_rows, seal_row
+from roboreel.format.records import (
+    DURABLE_OFFSETS,
+    OWNER_DTYPE,
+    State,
+    episode_dtype,
+    line_hashes,
+    parse_rows,
+    seal_row,
+)
 from roboreel.schema import KeySpec, index_keys
 from roboreel.store import Writer
 from tests.make_golden import CLIP_SHAPE, GOLDEN, PNG, RAW, SPECIAL_KEY, TASKS, VIDEO, grey_levels, images, make
@@ -165,7 +173,7 @@ def test_places_in_state_bin() -> None:
 
 # The golden dataset
 
-FOLLOWED = (paths.OWNERS, paths.EPISODES, paths.STRINGS)
+FOLLOWED = (paths.OWNERS, paths.EPISODES, paths.STRINGS, paths.STRING_SUMS)
 
 SLOTS: dict[str, list[Any]] = {
     "index": [5, 6, 2, 3, 4],
@@ -213,6 +221,7 @@ def test_golden_columns_open_with_numpy_and_json_alone(monkeypatch: pytest.Monke
     owners = np.memmap("owners.bin", "<u8", "r", shape=(metadata["capacity"],))
     assert owners.tolist() == [3, 3, 1, 2, 2, 0]
     strings = [json.loads(line) for line in Path("strings.jsonl").read_bytes().splitlines()]
+    assert np.memmap("strings.bin", "<u8", "r").tolist() == line_hashes(Path("strings.jsonl").read_bytes())
     codes = np.memmap("columns/task.bin", "<i4", "r")
     assert [strings[code] for code in codes[:5]] == [TASKS[2], TASKS[2], TASKS[0], TASKS[1], TASKS[1]]
 

@@ -17,7 +17,16 @@ from roboreel.format import paths
 from roboreel.store import repair, verify
 from tests.recordings import CAMERA, recording
 
-SHARED = ("metadata.json", "state.bin", "episodes.bin", "strings.jsonl", "owners.bin", "writer.lock", "writer.json")
+SHARED = (
+    "metadata.json",
+    "state.bin",
+    "episodes.bin",
+    "strings.jsonl",
+    "strings.bin",
+    "owners.bin",
+    "writer.lock",
+    "writer.json",
+)
 FILES = (*SHARED, "redo.bin", "metadata.json.tmp", "columns/action.bin", "checksums/action.bin")
 DIRECTORIES = ("columns", "checksums", "images", "requests", f"images/{CAMERA}")
 VIDEO_DIRECTORIES = ("videos", f"videos/{CAMERA}")

@@ -151,6 +151,54 @@ def test_strings_that_are_lost_are_named_so(root: Path) -> None:
     assert (root / "strings.jsonl.bak").read_bytes() == raw[:-4]
 
 
+@pytest.mark.parametrize(
+    ("raw", "strings"),
+    [
+        (
+            b'"fask 0"\n"tusk 1"\n"task 2"\n',
+            ['lost string 0 (read as "fask 0")', 'lost string 1 (read as "tusk 1")', "task 2"],
+        ),
+        (b'"task 0"\n"tax 1"\n"task 2"\n', ["task 0", 'lost string 1 (read as "tax 1")', "task 2"]),
+        (b'"task 1"\n"task 2"\n', ['lost string 0 (read as "task 1")', "task 1", "task 2"]),
+        (b'"task 0"\n"task 1"\n', ["task 0", "task 1", 'lost string 2 (read as "task 1")']),
+        (b"", ["lost string 0", "lost string 1", "lost string 2"]),
+        (b'"task 2"\n"task 0"\n"task 1"\n', [f'lost string {n} (read as "task {(n + 2) % 3}")' for n in range(3)]),
+    ],
+)
+def test_only_strings_that_prove_themselves_are_kept(root: Path, raw: bytes, strings: list[str]) -> None:
+    (root / paths.STRINGS).write_bytes(raw)
+    assert [str(problem).split(":")[0] for problem in verify(root).problems] == ["strings.jsonl"]
+    assert repair(root).remaining == []
+    dataset = LeRobotDatasetV2(root, readonly=True)
+    assert [dataset.get_episode(episode)["task"][0] for episode in (3, 1, 2)] == strings
+
+
+def test_hashes_of_strings_are_made_anew_from_the_strings(root: Path) -> None:
+    raw = (root / paths.STRING_SUMS).read_bytes()
+    flip(root / paths.STRING_SUMS, 8, 1)
+    assert [str(problem) for problem in verify(root).problems] == [
+        "strings.bin: 1 hashes are not those of their lines; no string is lost by it"
+    ]
+    assert repair(root).done == ["strings.bin: made anew from strings.jsonl"]
+    assert (root / paths.STRING_SUMS).read_bytes() == raw
+    assert verify(root).problems == []
+
+
+def test_a_dataset_without_hashes_of_strings_goes_on(root: Path) -> None:
+    (root / paths.STRING_SUMS).unlink()
+    assert repair(root).done == []
+    with LeRobotDatasetV2(root) as dataset:
+        dataset.add_episodes(recording(2, 30, camera=True, task="new"))
+        dataset.snapshot(root.parent / "snapshot")
+    assert verify(root).problems == []
+    assert verify(root.parent / "snapshot").problems == []
+    raw = (root / paths.STRINGS).read_bytes()
+    (root / paths.STRINGS).write_bytes(raw.replace(b"task", b"fask"))
+    repair(root)
+    dataset = LeRobotDatasetV2(root, readonly=True)
+    assert dataset.get_episode(5)["task"][0] == 'lost string 3 (read as "new")'  # its hash needs that of the one before
+
+
 def test_metadata_that_frames_contradict_is_refused_and_nothing_changed(root: Path) -> None:
     path = root / paths.METADATA
     path.write_text(path.read_text().replace('"<f4"', '"<i4"').replace('"fps": 10', '"fps": 77'))

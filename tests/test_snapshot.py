@@ -56,7 +56,7 @@ def check_alone(place: Path) -> None:
     """There is nothing beside or in the place that does not belong there."""
     assert [path.name for path in place.parent.iterdir() if path.name.startswith(".")] == []
     assert {path.name for path in place.iterdir()} <= {
-        *("metadata.json", "state.bin", "episodes.bin", "strings.jsonl", "owners.bin"),
+        *("metadata.json", "state.bin", "episodes.bin", "strings.jsonl", "strings.bin", "owners.bin"),
         *("columns", "checksums", "images", "videos"),
     }
 

@@ -10,6 +10,7 @@ METADATA = "metadata.json"
 STATE = "state.bin"
 EPISODES = "episodes.bin"
 STRINGS = "strings.jsonl"
+STRING_SUMS = "strings.bin"
 OWNERS = "owners.bin"
 LOCK = "writer.lock"
 LOCK_OWNER = "writer.json"
@@ -31,7 +32,19 @@ BACKUP = ".bak"
 
 DIRECTORIES = frozenset({COLUMNS, CHECKSUMS, REQUESTS, IMAGES, VIDEOS, CACHE})
 ENTRIES = DIRECTORIES | {
-    *(METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, OWNERS, LOCK, LOCK_OWNER, REDO, REDO + TEMPORARY)
+    *(
+        METADATA,
+        METADATA + TEMPORARY,
+        STATE,
+        EPISODES,
+        STRINGS,
+        STRING_SUMS,
+        OWNERS,
+        LOCK,
+        LOCK_OWNER,
+        REDO,
+        REDO + TEMPORARY,
+    )
 }
 """Every entry that a dataset directory may have of ours; anything else in it is somebody else's."""
 

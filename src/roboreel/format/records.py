@@ -153,6 +153,9 @@ OWNER_EDIT = 1 << 40
 CHECKSUM_DTYPE = np.dtype("<u8")
 """One xxh3-64 a frame and key."""
 
+STRING_SUM_DTYPE = np.dtype("<u8")
+"""One `strings_hash` a string, after its line."""
+
 CACHE_MAGIC = b"RRCACHE\x01"
 CACHE_HEADER_DTYPE = np.dtype(
     [
@@ -220,10 +223,17 @@ def strings_hash(raw: bytes, before: int = 0) -> int:
     >>> strings_hash(b'"a"\n"b"\n') == strings_hash(b'"b"\n', strings_hash(b'"a"\n'))
     True
     """
+    return [before, *line_hashes(raw, before)][-1]
+
+
+def line_hashes(raw: bytes, before: int = 0) -> list[int]:
+    """Return `strings_hash` after each of the lines, which follow others of which `before` is the hash."""
     *lines, rest = raw.split(b"\n")
+    found = []
     for line in [*(line + b"\n" for line in lines), *([rest] if rest else [])]:
         before = xxhash.xxh3_64_intdigest(line, seed=before)
-    return before
+        found.append(before)
+    return found
 
 
 def parse_strings(raw: bytes, count: int) -> list[str]:

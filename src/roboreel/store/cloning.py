@@ -16,11 +16,12 @@ import numpy as np
 from roboreel.errors import StorageDirCorruptError
 from roboreel.format import clone, files, paths
 from roboreel.format.manifest import metadata_hash
-from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, STATE_BYTES, State
+from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, STATE_BYTES, STRING_SUM_DTYPE, State
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.records import StateFile
 from roboreel.store.replacing import SNAPSHOT, building, earlier_snapshot, origin_of, parse_dest, put_in_place
 from roboreel.store.ring import check_space
+from roboreel.store.room import size_of
 from roboreel.store.store import Store
 
 Media = Iterator[tuple[Path, int]]
@@ -161,6 +162,9 @@ class _Copy:
         rows = state.rows * self._store.table.rows.dtype.itemsize
         yield Path(paths.EPISODES), rows, rows
         yield Path(paths.STRINGS), state.string_bytes, state.string_bytes
+        sums = min(state.strings * STRING_SUM_DTYPE.itemsize, size_of(root / paths.STRING_SUMS))
+        if sums >= 0:
+            yield Path(paths.STRING_SUMS), sums, sums
 
     def _media(self) -> Media:
         """Every file that a surviving frame is in."""

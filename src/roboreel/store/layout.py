@@ -79,7 +79,7 @@ def make_files(root: Path, manifest: Manifest, metadata: bytes) -> None:
     try:
         slots.allocate(manifest.capacity)
         slots.sync()
-        for name in (paths.EPISODES, paths.STRINGS):
+        for name in (paths.EPISODES, paths.STRINGS, paths.STRING_SUMS):
             files.write_new(root / name, b"")
         state = State(capacity=manifest.capacity, metadata_hash=metadata_hash(metadata))
         state_file.put_live(state)

@@ -5,7 +5,6 @@ Where one bit of a checksummed record is all that flipped, the checksum tells wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,11 @@ from roboreel.format.records import (
     LIVE_OFFSET,
     STATE_BYTES,
     STATE_RECORD_BYTES,
+    STRING_SUM_DTYPE,
     State,
     episode_dtype,
     is_sealed,
+    line_hashes,
     strings_hash,
 )
 from roboreel.format.redo import Redo, redo_hash
@@ -37,6 +38,7 @@ from roboreel.store.room import size_of
 from roboreel.store.row_mending import check_ring, mend_rows, mended_end, named_frames
 from roboreel.store.slots import frame_checksums
 from roboreel.store.store import Store
+from roboreel.store.string_files import encoded, surviving_strings, unlike_sums
 from roboreel.store.structure import (
     RECORDS,
     Structure,
@@ -44,6 +46,7 @@ from roboreel.store.structure import (
     is_metadata_expected,
     read_or_nothing,
     read_structure,
+    read_sums,
     strings_problem,
 )
 
@@ -177,6 +180,7 @@ def _rebuilt_state(root: Path) -> State | None:
     last, stops = real[-1], whole["start"] + whole["length"]
     strings = read_or_nothing(root / paths.STRINGS)
     strings = strings[: strings.rfind(b"\n") + 1]
+    sums = read_sums(root, strings.count(b"\n"))
     return State(
         generation=len(parts) + 1,
         seq=1,
@@ -189,7 +193,7 @@ def _rebuilt_state(root: Path) -> State | None:
         strings=strings.count(b"\n"),
         string_bytes=len(strings),
         metadata_hash=found_hash,
-        strings_hash=strings_hash(strings),
+        strings_hash=sums[-1] if strings and len(sums) == strings.count(b"\n") and sums[-1] else strings_hash(strings),
     )
 
 
@@ -228,7 +232,10 @@ def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]
     path, raw = structure.root / paths.STRINGS, structure.raw_strings
     what = strings_problem(state, raw)
     if what is None:
-        return state, []
+        if not unlike_sums(raw, structure.string_sums):
+            return state, []
+        _put_sums(structure.root, raw)
+        return state, [f"{paths.STRING_SUMS}: made anew from {paths.STRINGS}"]
     if len(raw) == state.string_bytes and strings_hash(raw) == state.strings_hash:  # then it is the count that is wrong
         counted = replace(state, strings=raw.count(b"\n"))
         if strings_problem(counted, raw) is None:
@@ -239,44 +246,18 @@ def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]
         if mended is not None:
             files.replace_atomically(path, mended)
             return state, [f"{paths.STRINGS}: a flipped bit put right"]
-    strings = surviving_strings(raw, state.strings, whole=len(raw) == state.string_bytes)
-    encoded = b"".join(json.dumps(text, ensure_ascii=False).encode() + b"\n" for text in strings)
-    files.replace_atomically(path, encoded)
-    done = [f"{paths.STRINGS}: {what}; those that can be read are kept, look at them: {sorted(set(strings))[:20]}"]
-    return replace(state, string_bytes=len(encoded), strings_hash=strings_hash(encoded)), done
+    strings = surviving_strings(raw, structure.string_sums, state.strings)
+    lines = encoded(strings)
+    files.replace_atomically(path, lines)
+    _put_sums(structure.root, lines)
+    lost = [text for text in strings if text.startswith("lost string ")]
+    done = [f"{paths.STRINGS}: {what}; {len(strings) - len(lost)} proved themselves, the others are {lost[:20]}"]
+    return replace(state, string_bytes=len(lines), strings_hash=strings_hash(lines)), done
 
 
-def surviving_strings(raw: bytes, count: int, *, whole: bool) -> list[str]:
-    r"""Return `count` different strings: those that can be read in their places, others named by their number.
-
-    Lines are counted from the front up to the first that cannot be read, and, of a file that is not cut short, from
-    the back.
-
-    >>> surviving_strings(b'"a"\n"b\n"c"\n', 3, whole=True), surviving_strings(b'"a"\n"b', 2, whole=False)
-    (['a', 'lost string 1', 'c'], ['a', 'lost string 1'])
-    """
-    read = [_read_line(line) for line in raw.split(b"\n")[:-1]]
-    front = next((at for at, text in enumerate(read) if text is None), len(read))
-    front = min(front, count)
-    back = next((at for at, text in enumerate(reversed(read)) if text is None), len(read)) if whole else 0
-    back = min(back, count - front)
-    texts = [*read[:front], *[None] * (count - front - back), *read[len(read) - back :]]
-    found: dict[str, None] = {}
-    for number, text in enumerate(texts):
-        unique = f"lost string {number}" if text is None or text in found else text
-        while unique in found:  # no two codes for one string
-            unique += "'"
-        found[unique] = None
-    return list(found)
-
-
-def _read_line(line: bytes) -> str | None:
-    try:
-        text = json.loads(line)
-        str(text).encode()
-    except (ValueError, RecursionError):
-        return None
-    return text if isinstance(text, str) else None
+def _put_sums(root: Path, lines: bytes) -> None:
+    keep_copy(root / paths.STRING_SUMS)
+    files.replace_atomically(root / paths.STRING_SUMS, np.array(line_hashes(lines), STRING_SUM_DTYPE).tobytes())
 
 
 # Files that are too short

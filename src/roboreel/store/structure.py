@@ -22,6 +22,7 @@ from roboreel.format.records import (
     FLAG_LOST,
     LIVE_OFFSET,
     STATE_RECORD_BYTES,
+    STRING_SUM_DTYPE,
     State,
     episode_dtype,
     is_sealed,
@@ -34,6 +35,7 @@ from roboreel.store.problem import Problem
 from roboreel.store.records import newest
 from roboreel.store.room import SlotFile, size_of, slot_files
 from roboreel.store.row_check import end_problem, row_problems
+from roboreel.store.string_files import unlike_sums
 
 RECORDS = {LIVE_OFFSET: "live", DURABLE_OFFSETS[0]: "first durable", DURABLE_OFFSETS[1]: "second durable"}
 
@@ -55,6 +57,8 @@ class Structure:
     raw_rows: list[bytes]
     """The committed rows as they lie in `episodes.bin`; short or empty at its end."""
     raw_strings: bytes
+    string_sums: list[int]
+    """`strings_hash` after each line; fewer, or 0, where it is not known."""
 
     @property
     def broken_records(self) -> list[int]:
@@ -129,7 +133,14 @@ def read_structure(root: Path) -> Structure:
         state,
         [rows[row * size : (row + 1) * size] for row in range(state.rows)],
         strings,
+        read_sums(root, state.strings),
     )
+
+
+def read_sums(root: Path, count: int) -> list[int]:
+    raw = read_or_nothing(root / paths.STRING_SUMS, count * STRING_SUM_DTYPE.itemsize)
+    found: list[int] = np.frombuffer(raw[: len(raw) // 8 * 8], STRING_SUM_DTYPE).tolist()
+    return found
 
 
 def counting(records: dict[int, State | None]) -> State | None:
@@ -163,6 +174,8 @@ def structure_problems(structure: Structure) -> Iterator[Problem]:
     yield from _row_problems(structure)
     if wrong := strings_problem(state, structure.raw_strings):
         yield Problem(paths.STRINGS, wrong)
+    elif unlike := unlike_sums(structure.raw_strings, structure.string_sums):
+        yield Problem(paths.STRING_SUMS, f"{len(unlike)} hashes are not those of their lines; no string is lost by it")
     if state.redo and (wrong := redo_problem(structure)):
         yield Problem(paths.REDO, wrong)
     for name, (path, slot_bytes, key) in structure.slot_files().items():

@@ -7,7 +7,6 @@ owners and columns; commit one record; only then remove what nothing refers to a
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from roboreel.format.files import DataFile
 from roboreel.format.filesystem import check_ring_place
 from roboreel.format.lock import WriterLock
 from roboreel.format.manifest import ByteCapacity, Manifest, metadata_hash
-from roboreel.format.records import OWNER_DTYPE, OWNER_ROW_MASK, State, seal_row, strings_hash
+from roboreel.format.records import OWNER_DTYPE, OWNER_ROW_MASK, State, seal_row
 from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 from roboreel.store.capacity import Capacity, ImageBytes, check_first
 from roboreel.store.cloning import SnapshotReport, take_snapshot
@@ -37,6 +36,7 @@ from roboreel.store.requests import serve
 from roboreel.store.ring import FREE_SHARE, Place, check_space, grown_capacity, place_episode
 from roboreel.store.slots import SlotFiles, Words
 from roboreel.store.store import Store
+from roboreel.store.string_files import StringFiles
 
 
 class Writer:
@@ -48,7 +48,7 @@ class Writer:
         self._lock = lock
         self._records = StateFile(store.root)
         self._episodes = DataFile(store.root / paths.EPISODES)
-        self._strings = DataFile(store.root / paths.STRINGS)
+        self._strings = StringFiles(store.root)
         self._slots = SlotFiles(store.root, store.manifest.keys)
         self._media = MediaFiles(store)
         self._image_bytes = ImageBytes(store)
@@ -165,10 +165,7 @@ class Writer:
     def _commit(self, episode: Episode, place: Place, row: NDArray[np.void]) -> None:
         state = self.store.state
         self._episodes.write_at(state.rows * row.dtype.itemsize, seal_row(row))
-        new_strings = list(self._codes)[state.strings :]
-        encoded = b"".join(json.dumps(text, ensure_ascii=False).encode() + b"\n" for text in new_strings)
-        if encoded:
-            self._strings.write_at(state.string_bytes, encoded)
+        state = self._strings.append(list(self._codes)[state.strings :], state)
         self._put_live(
             replace(
                 state.with_busy(0, 0),
@@ -178,9 +175,6 @@ class Writer:
                 next_slot=place.stop,
                 next_index=state.next_index + episode.length,
                 next_episode_index=state.next_episode_index + 1,
-                strings=len(self._codes),
-                string_bytes=state.string_bytes + len(encoded),
-                strings_hash=strings_hash(encoded, state.strings_hash),
             )
         )
 
