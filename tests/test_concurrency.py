@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ import pytest
 from scripts.telling_frames import DELTAS, Mode, episode_data, problems
 from scripts.torn_windows import Args, run
 
-from roboreel import LeRobotDatasetV2, StorageError
+from roboreel import LeRobotDatasetV2
 from roboreel.errors import DatasetBusyError
 from roboreel.format.files import observed
-from roboreel.store import Store, Touched
 from tests.recordings import made, numbers_of, recording
+from tests.stepping import ALL, Stepping
 
 
 @pytest.mark.parametrize(
@@ -67,37 +65,7 @@ def test_the_check_of_windows_sees_each_kind_of_damage(tmp_path: Path) -> None:
             assert len(problems({**batch, **damaged}, "memmap")) >= 12, (key, list(damaged))
 
 
-# Every way in which a read and a write can interleave, effect by effect
-
-
-class Stepping:
-    """A write in a thread of its own that does one file effect at a time, when told to."""
-
-    def __init__(self, write: Callable[[], None]) -> None:
-        self._turn, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._write = write
-        self.ended = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        self._done.acquire()  # it stands before its first effect
-
-    def _run(self) -> None:
-        with observed(self._before), contextlib.suppress(StorageError):
-            self._write()
-        self.ended = True
-        self._done.release()
-
-    def _before(self, _kind: str, _path: Path) -> None:
-        if threading.current_thread() is self._thread:
-            self._done.release()
-            self._turn.acquire()
-
-    def step(self, effects: int) -> None:
-        for _ in range(effects):
-            if self.ended:
-                return
-            self._turn.release()
-            self._done.acquire()
+# How long is waited for whom
 
 
 @pytest.fixture
@@ -106,73 +74,6 @@ def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeRobotDat
     dataset = made(tmp_path / "ring", [4, 4, 4], buffer_capacity=12, use_as_fifo_buffer=True)
     yield dataset
     dataset.close()
-
-
-def interleaved(root: Path, write: Callable[[], None], before: int, during: int) -> list[list[int]]:
-    """Read all slots while a write goes on: so many effects before the attempt, so many between its two halves."""
-    store = Store.open(root)
-    writing = Stepping(write)
-    writing.step(before)
-    seen: list[list[int]] = []
-
-    def attempt() -> tuple[list[list[int]], Touched]:
-        if seen:
-            writing.step(1)  # a reader that waits lets the writer go on
-        slots = store.surviving(np.arange(4))
-        rows, words = store.rows_of(slots)
-        index = store.memmap("index")[slots].tolist()
-        writing.step(during)
-        seen.append(index)
-        return [index, store.memmap("observation.state")[slots, 0].tolist(), rows.tolist()], Touched(slots, words)
-
-    def patient() -> Any:
-        try:
-            return attempt()
-        except Exception:
-            writing.step(1)
-            raise
-
-    found: list[list[int]] = store.read(patient)
-    writing.step(10_000)
-    store.close()
-    return found
-
-
-def test_a_read_that_meets_an_overwrite_at_any_effect_sees_the_old_or_the_new(ring: LeRobotDatasetV2) -> None:
-    number = 12
-    for before in range(0, 24, 2):
-        for during in (1, 2, 3, 5, 8, 13, 21):
-            held = ring.get_data_by_key("index")[:4].tolist()
-            new = list(range(number, number + 4))
-
-            def write(first: int = number) -> None:
-                ring.add_episodes(recording(4, first), no_flush=True)
-
-            index, state, rows = interleaved(ring.storage_dir, write, before, during)
-            assert index == state
-            assert index in (held, new), (before, during, index)
-            assert len(set(rows)) == 1
-            number += 4
-            for _ in range(2):  # come round to the first slots again
-                ring.add_episodes(recording(4, number), no_flush=True)
-                number += 4
-
-
-def test_a_read_that_meets_an_overwrite_which_fails_and_is_undone_sees_the_old(ring: LeRobotDatasetV2) -> None:
-    held = ring.get_data_by_key("index")[:4].tolist()
-
-    def fail(_kind: str, path: Path) -> None:
-        if path.name == "episodes.bin":
-            raise OSError(5, "made to fail")
-
-    def write() -> None:
-        with observed(fail):
-            ring.add_episodes(recording(4, 12), no_flush=True)
-
-    for before in range(0, 16, 2):
-        for during in (1, 4, 10, 20, 30, 40):
-            index, state, _ = interleaved(ring.storage_dir, write, before, during)
-            assert index == state == held, (before, during)
 
 
 def test_frames_that_a_living_writer_is_replacing_are_waited_for_and_not_for_ever(
@@ -187,7 +88,7 @@ def test_frames_that_a_living_writer_is_replacing_are_waited_for_and_not_for_eve
     with pytest.raises(DatasetBusyError, match=f"process {os.getpid()} was writing the wanted frames"):
         reader[0]
     assert numbers_of(reader[7]) == 7  # others are not waited for
-    writing.step(10_000)
+    writing.step(ALL)
     assert numbers_of(reader[0]) == 12
 
 
