@@ -135,7 +135,7 @@ def make_depth(root: Path) -> None:
 
 
 def _take_the_machine_out(root: Path) -> None:
-    for name in (paths.LOCK, paths.LOCK_OWNER):
+    for name in (paths.LOCK,):
         (root / name).unlink()
     _fix_state(root / paths.STATE)
 

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import filelock
 
-from roboreel.errors import DatasetLockedError, StorageError
+from roboreel.errors import DatasetLockedError, RoboreelError, StorageError
 from roboreel.format import files, paths
 
 _ACQUIRE_TIMEOUT_S = 0.2
 """A reader that asks whether a writer lives holds the lock for an instant; that must not look like a writer."""
 _PAUSE_S = 0.001
+_NOTE_TIMEOUT_S = 0.5
+_NOTE_PAUSE_S = 0.01
 
 
 class WriterLock:
@@ -45,8 +47,23 @@ class WriterLock:
         except OSError as error:
             raise files.storage_error(f"locking {root}", error) from error
         holder = {"pid": self._pid, "host": socket.gethostname(), "since": time.time()}
-        with contextlib.suppress(StorageError):  # the note is for people; the lock is what counts
-            files.write_new(root / paths.LOCK_OWNER, json.dumps(holder).encode())
+        self._note = json.dumps(holder).encode()
+        try:
+            self._put_note()
+        except BaseException:
+            self._lock.release(force=True)
+            raise
+
+    def _put_note(self) -> None:
+        """Say who holds the lock; where that fails, nobody is said to: the note is for people, the lock counts."""
+        note, temporary = self._root / paths.LOCK_OWNER, self._root / (paths.LOCK_OWNER + paths.TEMPORARY)
+        try:
+            files.write_new(temporary, self._note)
+            files.rename(temporary, note)
+        except StorageError:
+            for path in (temporary, note):  # what a dead holder has left there would be told
+                with contextlib.suppress(StorageError):
+                    files.remove(path)
 
     @property
     def is_owned(self) -> bool:
@@ -61,7 +78,13 @@ class WriterLock:
             )
 
     def release(self) -> None:
-        if self.is_owned:
+        if not self.is_owned:
+            return
+        try:
+            with contextlib.suppress(OSError, RoboreelError):
+                if files.read_file(self._root / paths.LOCK_OWNER) == self._note:  # else the directory was exchanged
+                    files.remove(self._root / paths.LOCK_OWNER)
+        finally:
             self._lock.release(force=True)
 
 
@@ -69,11 +92,27 @@ _ADVICE = "wait until it has called close(), or open with readonly=True to read 
 
 
 def _holder(root: Path) -> str:
+    """Tell who holds the lock; who has only just taken it may not have said so yet."""
+    deadline = time.monotonic() + _NOTE_TIMEOUT_S
+    while True:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            holder = json.loads(files.read_file(root / paths.LOCK_OWNER))
+            pid, host = int(holder["pid"]), str(holder["host"])
+            if host != socket.gethostname() or _is_running(pid):
+                return f"process {pid} on host {host}"
+        if time.monotonic() > deadline:
+            return "another process"
+        time.sleep(_NOTE_PAUSE_S)
+
+
+def _is_running(pid: int) -> bool:
     try:
-        holder = json.loads(files.read_file(root / paths.LOCK_OWNER))
-        return f"process {holder['pid']} on host {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process"
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def writer_is_alive(root: Path) -> bool:

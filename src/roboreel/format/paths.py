@@ -32,19 +32,8 @@ BACKUP = ".bak"
 
 DIRECTORIES = frozenset({COLUMNS, CHECKSUMS, REQUESTS, IMAGES, VIDEOS, CACHE})
 ENTRIES = DIRECTORIES | {
-    *(
-        METADATA,
-        METADATA + TEMPORARY,
-        STATE,
-        EPISODES,
-        STRINGS,
-        STRING_SUMS,
-        OWNERS,
-        LOCK,
-        LOCK_OWNER,
-        REDO,
-        REDO + TEMPORARY,
-    )
+    *(METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, STRING_SUMS, OWNERS, REDO, REDO + TEMPORARY),
+    *(LOCK, LOCK_OWNER, LOCK_OWNER + TEMPORARY),
 }
 """Every entry that a dataset directory may have of ours; anything else in it is somebody else's."""
 
