@@ -135,8 +135,7 @@ def make_depth(root: Path) -> None:
 
 
 def _take_the_machine_out(root: Path) -> None:
-    for name in (paths.LOCK,):
-        (root / name).unlink()
+    (root / paths.LOCK).unlink()
     _fix_state(root / paths.STATE)
 
 

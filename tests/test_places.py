@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from roboreel import LeRobotDatasetV2
 from roboreel.format import filesystem
 from roboreel.format.filesystem import filesystem_type
 from roboreel.format.lock import parse_boot_id
+from roboreel.store import verify
 from tests.recordings import CAMERA, made, numbers_of, recording
 
 MOUNTS = r"""
@@ -119,6 +121,14 @@ def test_a_dataset_on_a_read_only_file_system_is_read(readonly_mount: Path, mode
 def unprivileged(tmp_path: Path) -> Iterator[Path]:
     """A directory, and no rights of root in this test, which would overrule permissions."""
     place = Path(tempfile.mkdtemp())
+    for mode in ("png", "video"):  # what is imported at its first use may lie where only root can read
+        root = place / mode
+        made(root, [3, 2], camera=True, image_mode=mode).close()
+        read_all(root, 5)
+        LeRobotDatasetV2(root, readonly=True).snapshot(place / "copy")
+        verify(root)
+        shutil.rmtree(place / "copy")
+        shutil.rmtree(root)
     if os.geteuid() == 0:
         os.chown(place, 65534, -1)
         os.seteuid(65534)
@@ -138,13 +148,41 @@ def test_reading_needs_no_permission_to_write_and_no_lock(unprivileged: Path, wi
     made(root, [3, 2], camera=True, image_mode="png").close()
     if not with_lock:
         (root / "writer.lock").unlink()
-        (root / "writer.json").unlink()
+        (root / "writer.json").unlink(missing_ok=True)
     for path in (*root.rglob("*"), root):
         path.chmod(0o500 if path.is_dir() else 0o400)
     with pytest.raises(PermissionError):
         (root / "probe").touch()
     read_all(root, 5)
     assert (root / "writer.lock").exists() == with_lock
+
+
+@pytest.mark.parametrize("mode", ["png", "video"])
+def test_what_another_user_may_not_read_is_an_error_of_ours(unprivileged: Path, mode: str) -> None:
+    root, place = unprivileged / "dataset", unprivileged / "place"
+    made(root, [2], camera=True, image_mode=mode).close()
+    looks: list[Callable[[], Any]] = [
+        lambda: LeRobotDatasetV2(root, readonly=True)[1],
+        lambda: LeRobotDatasetV2(root, readonly=True).get_episode(0),
+        lambda: LeRobotDatasetV2(root, readonly=True).snapshot(place),
+        lambda: LeRobotDatasetV2.check_storage_dir_integrity(root),
+        lambda: LeRobotDatasetV2(root).edit("action").__enter__(),
+        lambda: verify(root),
+    ]
+    for path in (root, *root.rglob("*")):
+        if path.name == "writer.lock":
+            continue
+        mode_before, refused = path.stat().st_mode, 0
+        path.chmod(0)
+        for look in looks:
+            try:
+                look()
+            except roboreel.RoboreelError:
+                refused += 1
+        refused += bool(verify(root).problems)
+        path.chmod(mode_before)
+        assert refused > 0, path
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def test_the_boot_is_told_by_a_uuid_of_either_system() -> None:

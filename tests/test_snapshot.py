@@ -133,6 +133,12 @@ def test_the_next_one_takes_the_place_of_the_first(
     assert contents(LeRobotDatasetV2(place, readonly=True)) == contents(dataset) != first
     if mode == "memmap":
         assert contents(reader) == first  # what is mapped stays
+    else:  # image files are found by path, where there are others now
+        for index in (0, 4, 9):
+            with pytest.raises(
+                roboreel.DatasetReplacedError, match=r"was replaced or removed .* type dataset.reload\(\)"
+            ):
+                reader[index]
     reader.reload()
     assert contents(reader) == contents(dataset)
 
@@ -210,6 +216,12 @@ def test_what_must_not_be_replaced_is_left_alone(tmp_path: Path) -> None:
     (place / "notes.txt").write_text("")
     refused(place, "holds other things")
     (place / "notes.txt").unlink()
+    for name in ("columns/notes.txt", "images/observation.image/000000003/notes.txt", "images/mine/a.png"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("mine")
+        refused(place, r"holds other things \((columns/notes.txt|images)")
+        shutil.rmtree(place / "images", ignore_errors=True)
+        (place / "columns" / "notes.txt").unlink(missing_ok=True)
     with LeRobotDatasetV2(place) as copy:
         copy.flush()
         copy._opening.writer()  # a writer that has not written yet
@@ -348,6 +360,7 @@ def test_a_writer_of_the_copy_that_comes_during_the_exchange_is_kept_out(tmp_pat
             refused.append(path)
 
     dataset.snapshot(place)
+    dataset.add_episodes(recording(1, 14, camera=True, task="pick"))
     with observed(meanwhile):
         dataset.snapshot(place)
     assert refused

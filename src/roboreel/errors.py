@@ -68,6 +68,10 @@ class DatasetBusyError(StorageError):
     """A writer kept changing the wanted frames for longer than a reader waits."""
 
 
+class DatasetReplacedError(StorageError):
+    """The directory is not the one that was opened: a snapshot or a conversion took its place, or it was removed."""
+
+
 class StorageDirCorruptError(RoboreelError, ValueError):
     """A directory whose files contradict each other or the format."""
 
@@ -105,6 +109,7 @@ __all__ = [
     "ConfigError",
     "DatasetBusyError",
     "DatasetLockedError",
+    "DatasetReplacedError",
     "DiskSpaceError",
     "EditOpenError",
     "EpisodeNotFoundError",

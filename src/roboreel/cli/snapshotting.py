@@ -15,7 +15,8 @@ from roboreel.dataset import LeRobotDatasetV2
 class SnapshotConfig:
     """Copy a dataset as it stands, also while another process writes it: that one is asked, and does it.
 
-    Images are hard-linked, the rest shares its blocks where the file system can and is copied where not.
+    Images are hard-linked, the rest shares its blocks where the file system can and is copied where not. Where nothing
+    was committed since the earlier snapshot in the same place, nothing is written.
     """
 
     dir: tyro.conf.Positional[Path]

@@ -23,7 +23,8 @@ _TABLES_KEPT = 512
 
 def _read_table(path: Path) -> FrameTable:
     try:
-        status = path.stat()  # a directory may be removed and made again
+        with files.looking_at(path):
+            status = path.stat()  # a directory may be removed and made again
     except NotADirectoryError as error:
         raise files.not_regular(path) from error
     return _parsed_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
@@ -53,8 +54,9 @@ class VideoColumn(Column):
             here = np.flatnonzero(clips["file"] == file)
             decoded = out if len(here) == len(out) else np.empty((len(here), *out.shape[1:]), out.dtype)
             path = paths.video_path(self._root, self.spec.name, file)
-            if path.exists() and not path.is_file():
-                raise files.not_regular(path)  # the decoder would wait for what a pipe never gives
+            with files.looking_at(path):
+                if path.exists() and not path.is_file():
+                    raise files.not_regular(path)  # the decoder would wait for what a pipe never gives
             try:
                 default_pool().read(path, self.table(file), wanted[here], decoded)
             except VideoError as error:

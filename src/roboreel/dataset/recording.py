@@ -125,8 +125,11 @@ class Recording(Base):
         """Copy everything that is committed to `dest`, a dataset of its own, while readers go on reading.
 
         PNG and video files, which never change, become hard links; the rest shares its blocks with the original where
-        the file system can, and is copied where not. When this returns, the copy has reached the device. Another one
-        in the same place is built beside it and exchanged: killed anywhere, the old or the new one is there.
+        the file system can (Btrfs, XFS, APFS), and is copied where not (ext4, tmpfs). When this returns, the copy has
+        reached the device. Another one in the same place is built beside it and exchanged: killed anywhere, the old or
+        the new one is there. It writes nothing where nothing was committed since; else new images only, and the
+        columns, all of them again where blocks cannot be shared. Who has the old one open reads on if there are no
+        image files in it, and gets a `DatasetReplacedError` otherwise.
 
         Where another process is writing the dataset, it is asked, and does it at its next episode or flush.
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.errors import DiskSpaceError, StorageDirCorruptError, StorageError
+from roboreel.errors import DiskSpaceError, RoboreelError, StorageDirCorruptError, StorageError
 
 Observer = Callable[[str, Path], None]
 """Called with the kind of effect (`create`, `write`, `allocate`, `extend`, `truncate`, `sync`, `rename`, `remove`,
@@ -112,6 +112,17 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
+@contextlib.contextmanager
+def looking_at(path: Path) -> Iterator[None]:
+    """Have what the system refuses be a `StorageError`, as another user's directory; what is missing stays as it is."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, RoboreelError):
+        raise
+    except OSError as error:
+        raise storage_error(f"reading {path}", error) from error
+
+
 def _open_regular(path: Path, flags: int) -> int:
     """Open without waiting, as a pipe has one do; for writing also without following a link, which leads elsewhere."""
     if flags & os.O_ACCMODE != os.O_RDONLY:
@@ -137,14 +148,14 @@ def not_regular(path: Path) -> StorageDirCorruptError:
 
 def check_file(path: Path) -> None:
     """Refuse whatever is neither a file of the directory itself nor missing; links are not followed."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), looking_at(path):
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise not_regular(path)
 
 
 def check_dir(path: Path) -> None:
     """Refuse whatever is neither a directory nor missing; through a link others' files would be written and swept."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), looking_at(path):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise StorageDirCorruptError(
                 f"{path} is not a directory, but a link or a file: nothing is written there; put the directory itself "

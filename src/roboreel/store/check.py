@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.store.frame_check import FrameCheck
 from roboreel.store.store import Store
 
 
 def is_dataset(root: Path) -> bool:
     """Whether there is a dataset in the directory; `metadata.json` is the last file that its making writes."""
-    return (root / paths.METADATA).exists()
+    with files.looking_at(root):
+        return (root / paths.METADATA).exists()
 
 
 def find_problems(store: Store) -> list[str]:

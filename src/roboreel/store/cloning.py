@@ -5,6 +5,7 @@ The caller sees to it that nothing changes meanwhile: it is the writer, between 
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,8 +19,17 @@ from roboreel.format import clone, files, paths
 from roboreel.format.manifest import metadata_hash
 from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, STATE_BYTES, STRING_SUM_DTYPE, State
 from roboreel.schema import LeRobotDatasetV2ImageMode
+from roboreel.store.check import find_problems
 from roboreel.store.records import StateFile
-from roboreel.store.replacing import SNAPSHOT, building, earlier_snapshot, origin_of, parse_dest, put_in_place
+from roboreel.store.replacing import (
+    SNAPSHOT,
+    building,
+    earlier_snapshot,
+    has_leftovers,
+    origin_of,
+    parse_dest,
+    put_in_place,
+)
 from roboreel.store.ring import check_space
 from roboreel.store.room import size_of
 from roboreel.store.store import Store
@@ -33,7 +43,7 @@ class SnapshotReport:
     """What a snapshot cost, in bytes and seconds."""
 
     bytes_written: int
-    """Copied byte by byte, or made anew."""
+    """Copied byte by byte, or made anew: all columns, where the file system cannot share blocks."""
     bytes_linked: int
     """Of images and videos that were given a second name."""
     bytes_cloned: int
@@ -46,6 +56,10 @@ class SnapshotReport:
 def take_snapshot(store: Store, dest: Path, *, recover: Callable[[Path], bool] | None = None) -> SnapshotReport:
     """Copy what is committed to `dest`, which holds the old snapshot or the new one at any time; durable on return.
 
+    Nothing is written where the earlier snapshot in `dest` is of the same generation. Otherwise columns are copied
+    whole where they cannot be cloned: to write into the earlier snapshot's would leave it half done, and to share them
+    with it would let a writer of one change the other.
+
     Args:
         store: The dataset; nobody changes it meanwhile, or the caller finds out in `recover`.
         dest: A free place, or one where an earlier snapshot of the same dataset lies.
@@ -55,7 +69,8 @@ def take_snapshot(store: Store, dest: Path, *, recover: Callable[[Path], bool] |
     """
     began = time.monotonic()
     dest = parse_dest(store.root, dest)
-    _check_replaceable(dest, store)  # before anything is made, and again when nobody else can put one there
+    if _is_there_already(dest, store):  # refuses before anything is made; again when nobody else can put one there
+        return SnapshotReport(0, 0, 0, time.monotonic() - began, store.state.generation)
     with building(dest) as build:
         earlier = earlier_snapshot(dest, origin_of(store.manifest))
         try:
@@ -71,11 +86,26 @@ def take_snapshot(store: Store, dest: Path, *, recover: Callable[[Path], bool] |
     return SnapshotReport(copy.written, copy.linked, copy.cloned, time.monotonic() - began, copy.generation)
 
 
-def _check_replaceable(dest: Path, store: Store) -> None:
-    """Refuse what `earlier_snapshot` refuses."""
+def _is_there_already(dest: Path, store: Store) -> bool:
+    """Whether `dest` holds this very generation, and nothing is wrong with it; refuses what `earlier_snapshot` does."""
     earlier = earlier_snapshot(dest, origin_of(store.manifest))
-    if earlier is not None:
+    if earlier is None:
+        return False
+    if has_leftovers(dest):  # swept by the next that is built
         earlier.close()
+        return False
+    with contextlib.closing(earlier):
+        told, now, then = earlier.manifest.provenance[SNAPSHOT], store.state, earlier.state
+        half_done = now.redo or now.at_risk_length or now.busy_start < now.busy_stop
+        if half_done or (told["uuid"], then.generation) != (store.manifest.uuid, now.generation):
+            return False
+        # After a power cut a generation's number is given again. Rows have an identity, and edits change owner words.
+        return (
+            now.frames == then.frames
+            and np.array_equal(store.table.rows, earlier.table.rows)
+            and np.array_equal(store.owner_words(0, now.frames), earlier.owner_words(0, then.frames))
+            and not find_problems(earlier)
+        )
 
 
 class _Copy:
@@ -235,6 +265,7 @@ class _Copy:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        with files.looking_at(path):
+            return path.stat().st_size
     except FileNotFoundError as error:
         raise StorageDirCorruptError(f"{path} is missing; restore it from a copy") from error

@@ -189,6 +189,9 @@ class FrameCheck:
             looks.append((spoiled, f"PNG file {_UNLIKE} in {_checksum_name(key)}"))
         for look, what in looks:
             for problem in self._scan(paths.IMAGES, key, 1 << 14, look, what, frames):
+                if not len(problem.slots):  # they could not be looked at
+                    yield problem
+                    continue
                 path = self._png(key, problem.slots[0])
                 yield replace(problem, file=path.relative_to(store.root).as_posix())
 

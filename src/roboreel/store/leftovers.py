@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.format.paths import TEMPORARY
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.store import Store
 
 _CACHED = (paths.cache_slots_path, paths.cache_pixels_path)
+_MODES = LeRobotDatasetV2ImageMode
 
 
 def foreign_files(store: Store) -> Iterator[Path]:
@@ -22,15 +23,21 @@ def foreign_files(store: Store) -> Iterator[Path]:
         root: paths.ENTRIES,
         root / paths.COLUMNS: {paths.column_path(root, key).name for key in keys},
         root / paths.CHECKSUMS: {paths.checksum_path(root, key).name for key in keys},
-        root / paths.IMAGES: {paths.encode_key(key) for key in keys},
-        root / paths.VIDEOS: {paths.encode_key(key) for key in keys},
+        **{
+            root / folder: {paths.encode_key(key) for key, spec in keys.items() if spec.image_mode is mode}
+            for folder, mode in ((paths.IMAGES, _MODES.PNG), (paths.VIDEOS, _MODES.VIDEO))
+        },
     }
     expected[root / paths.CACHE] = {paths.CACHE_LOCK, *(path_of(root, key).name for key in keys for path_of in _CACHED)}
     for folder, names in expected.items():
         yield from (path for path in _entries(folder) if path.name not in names)
     ours = set(leftovers(store))
     for folder, used in _media(store).items():
-        yield from (path for path in _entries(folder) if path not in ours and path.name not in used)
+        for path in _entries(folder):
+            if path not in ours and path.name not in used:
+                yield path
+            elif path.is_dir():  # of one episode's images
+                yield from (image for image in _entries(path) if not _is_image(image.name))
 
 
 def leftovers(store: Store) -> Iterator[Path]:
@@ -48,6 +55,11 @@ def leftovers(store: Store) -> Iterator[Path]:
         for path in _entries(folder):
             if path.name not in used and _is_ours(path.name):
                 yield path
+
+
+def _is_image(name: str) -> bool:
+    stem, _, end = name.partition(".")
+    return stem.isdigit() and end == "png"
 
 
 def _is_ours(name: str) -> bool:
@@ -73,4 +85,5 @@ def _media(store: Store) -> dict[Path, set[str]]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    with files.looking_at(folder):
+        return sorted(folder.iterdir()) if folder.is_dir() else []

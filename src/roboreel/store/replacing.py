@@ -17,6 +17,7 @@ from roboreel.errors import DatasetLockedError, InvalidArgumentError, RoboreelEr
 from roboreel.format import clone, files, paths
 from roboreel.format.lock import WriterLock, writer_is_alive
 from roboreel.format.manifest import Manifest
+from roboreel.store.leftovers import foreign_files
 from roboreel.store.store import Store
 
 SNAPSHOT = "snapshot"
@@ -34,12 +35,28 @@ def origin_of(manifest: Manifest) -> str:
 
 def parse_dest(root: Path, dest: Path) -> Path:
     """Return the place without links in its path; refuse one that overlaps with the dataset in `root`."""
+    _check_name(dest)
     here, there = Path(os.path.realpath(root)), Path(os.path.realpath(dest))
     if here == there or here in there.parents:
         raise InvalidArgumentError(f"a snapshot of {root} cannot go to {dest}, which lies in it; give a place outside")
     if there in here.parents or here in (_build_path(there), _aside_path(there)):
         raise InvalidArgumentError(f"a snapshot of {root} cannot go to {dest}: the dataset would be replaced by it")
     return there
+
+
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4000
+"""Of Linux and macOS, the latter less what is within a dataset (macOS itself refuses longer ones than 1024)."""
+
+
+def _check_name(dest: Path) -> None:
+    parts = [os.fsencode(part) for part in _aside_path(Path(os.path.abspath(dest))).parts]
+    if b"\0" in os.fsencode(dest):
+        reason = "it has a zero byte in it"
+    elif max(map(len, parts)) > _MAX_NAME_BYTES or sum(map(len, parts)) + len(parts) > _MAX_PATH_BYTES:
+        reason = f"its name is too long, of at most {_MAX_NAME_BYTES} bytes with '.' and '.snapshot-old' around it"
+    else:
+        return
+    raise InvalidArgumentError(f"{str(dest)[:80]!r} cannot be the place of a snapshot: {reason}; give another one")
 
 
 def earlier_snapshot(dest: Path, origin: str) -> Store | None:
@@ -67,7 +84,9 @@ def earlier_snapshot(dest: Path, origin: str) -> Store | None:
     except RoboreelError as error:
         raise InvalidArgumentError(f"{dest} is no snapshot that can be read ({error}); {_ADVICE}") from error
     told = store.manifest.provenance.get(SNAPSHOT)
-    if not isinstance(told, dict):
+    if deeper := [str(path.relative_to(dest)) for path in foreign_files(store)]:
+        reason = f"holds other things ({', '.join(deeper[:5])})"
+    elif not isinstance(told, dict):
         reason = "is a dataset, not a snapshot"
     elif told.get("origin") != origin:
         reason = "is a snapshot of another dataset"
@@ -153,6 +172,11 @@ def _build_path(dest: Path) -> Path:
 
 def _aside_path(dest: Path) -> Path:
     return dest.with_name(f".{dest.name}.snapshot-old")
+
+
+def has_leftovers(dest: Path) -> bool:
+    """Whether somebody is building what is to go there, or has died at it, or could not sweep."""
+    return _build_path(dest).exists() or _aside_path(dest).exists()
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def _without_lock(root: Path, dest: Path) -> SnapshotReport:
     state = store.state
 
     def recover(build: Path) -> bool:
-        if store.refresh() != before:
+        if store.refresh() != before or not store.is_in_place:
             raise _ChangedError
         if not (state.redo or state.at_risk_length or state.busy_start < state.busy_stop):
             return False
@@ -109,7 +109,7 @@ def _without_lock(root: Path, dest: Path) -> SnapshotReport:
         return take_snapshot(store, dest, recover=recover)
     except (StorageDirCorruptError, StorageError) as error:
         missing = isinstance(error, StorageDirCorruptError) or isinstance(error.__cause__, FileNotFoundError)
-        if missing and store.refresh() != before:
+        if missing and (store.refresh() != before or not store.is_in_place):
             raise _ChangedError from error
         raise
     finally:

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from roboreel.columns.base import Column, Frames
 from roboreel.columns.memmap import MemmapColumn
-from roboreel.errors import DatasetBusyError, InvalidArgumentError, StorageDirCorruptError, UnknownKeyError
+from roboreel.errors import (
+    DatasetBusyError,
+    DatasetReplacedError,
+    InvalidArgumentError,
+    RoboreelError,
+    StorageDirCorruptError,
+    UnknownKeyError,
+)
 from roboreel.format import files, paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.format.manifest import read_manifest
@@ -197,11 +204,36 @@ class Store(Following):
         try:
             result, touched = attempt()
         except (_UnsettledError, FileNotFoundError) as error:
+            self._check_in_place()
             self._after_failed_attempt(before, error)
             return None
+        except RoboreelError:
+            self._check_in_place()
+            raise
+        if self._has_image_files:  # they are opened by path: what is mapped stays what it was
+            self._check_in_place()
         after = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
         idle = self.state.busy_start == self.state.busy_stop  # else a write may have begun before we looked
         return (result,) if (after == before and idle) or self._still_owned(touched) else None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the directory that was opened.
+
+        Then what was read by path before came from there: while its state file is open here, no other one can be
+        taken for it.
+        """
+        try:
+            return os.path.samestat(os.stat(self.root / paths.STATE), os.fstat(self._fds[paths.STATE]))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def _check_in_place(self) -> None:
+        if not self.is_in_place:
+            raise DatasetReplacedError(
+                f"{self.root} was replaced or removed since it was opened, so that its image files cannot be read any "
+                "more; type dataset.reload() to go on with what is there now"
+            )
 
     def _still_owned(self, touched: Touched) -> bool:
         self.refresh()

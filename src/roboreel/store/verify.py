@@ -49,12 +49,20 @@ def verify(root: Path) -> Report:
             if isinstance(error, DatasetBusyError):
                 raise
             return Report([*problems, _one_line(root, error)], [])
+        return Report(problems, _notes(store), store.state.frames)
+    finally:
+        store.close()
+
+
+def _notes(store: Store) -> list[str]:
+    root = store.root
+    try:
         notes = [f"{path.relative_to(root)}: not a part of the dataset" for path in foreign_files(store)]
         if not writer_is_alive(root):
             notes += [f"{path.relative_to(root)}: left by a writer that ended early" for path in leftovers(store)]
-        return Report(problems, notes, store.state.frames)
-    finally:
-        store.close()
+        return notes
+    except StorageError as error:
+        return [f"not all was looked at: {error}"]
 
 
 def _settled_problems(root: Path) -> list[Problem]:
