@@ -84,6 +84,7 @@ def break_writer() -> None:
 
     def careless(self: SlotFiles, slot: int, words: Array) -> None:
         if np.any(words):
+            time.sleep(0.002)  # with new frames under old owners, so that readers meet it on a busy machine too
             whole(self, slot, words)
 
     SlotFiles.write_owners = careless  # type: ignore[method-assign]
