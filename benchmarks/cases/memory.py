@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ def workers_reading(setup: Setup) -> Figures:
 def _workers_reading(setup: Setup) -> Figures:
     figures: Figures = {}
     dataset = LeRobotDatasetV2(setup["dataset"], delta_timestamps=setup["deltas"], readonly=True)
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores is what is asked here
+    _worker_mb(Nothing(), setup, 1, [20])  # whatever the first workers bring about in this process is not a worker's
     for workers in (1, 4, 16):
         if workers > setup["workers"]:
             break
