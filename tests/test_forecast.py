@@ -43,12 +43,36 @@ def test_it_says_what_a_recording_takes(tmp_path: Path, mode: str) -> None:
         said = getattr(found.keys[key], mode)
         if key == CAMERA and mode != "memmap":
             assert found.keys[key].measured == 16
-            assert size - 2000 * (mode == "video") <= said * 1.25  # a video file has about 1 kB of its own
+            assert size <= said * 1.25
             assert said <= size * 1.25
         else:
             assert said == size, key
     assert found.owners == (tmp_path / "dataset" / "owners.bin").stat().st_size
     assert found.total(mode) == found.owners + sum(getattr(key, mode) for key in found.keys.values())
+
+
+@pytest.mark.parametrize("mode", ["memmap", "png", "video"])
+@pytest.mark.parametrize("length", [40, 5])
+def test_it_says_what_a_recording_takes_that_grows(tmp_path: Path, mode: str, length: int) -> None:
+    frames = 40
+    sample = {CAMERA: pictures(np.arange(frames))}
+    keys: Any = examples(**{CAMERA: sample[CAMERA][0]}, task="push the T")
+    found = roboreel.forecast(keys, frames, episode_length=length, sample=sample)
+    root = tmp_path / "dataset"
+    made(root, [length] * (frames // length), camera=True, image_mode=mode, task="push the T").close()
+    taken = sum(sizes(root).values()) + (root / "owners.bin").stat().st_size
+    assert found.keys["task"].memmap == frames * (4 + 8)
+    if mode == "memmap":
+        assert found.growing[mode] == taken
+    assert taken <= 1.1 * found.growing[mode]
+    assert found.growing[mode] <= 1.1 * taken
+    loose = roboreel.forecast(keys, frames, sample=sample)
+    assert loose.growing["memmap"] >= found.growing["memmap"] >= found.total("memmap")
+
+
+def test_a_frame_may_come_with_its_task_and_numbers_of_numpy() -> None:
+    keys: Any = {"task": "push", "action": np.zeros(2)}
+    assert roboreel.forecast(keys, np.int64(10)).keys["task"].memmap == 120  # type: ignore[arg-type]
 
 
 def test_without_a_sample_it_guesses_and_says_so() -> None:
@@ -64,7 +88,10 @@ def test_without_a_sample_it_guesses_and_says_so() -> None:
     [
         (({}, 0), "frames=0; a positive number"),
         (({CAMERA: np.zeros((4, 4), np.uint8)}, 5), "uint8 .height, width, channels., .*; not uint8"),
-        (({"action": np.array("text")}, 5), "cannot be stored"),
+        (({"action": np.array(b"text")}, 5), "cannot be stored"),
+        (({"action": np.longdouble(1)}, 5), "differs between machines"),
+        (({}, 10**30), "too large a file"),
+        (({}, True), "frames=True; a positive number"),
     ],
 )
 def test_what_cannot_be(arguments: Any, message: str) -> None:
@@ -100,6 +127,7 @@ def test_the_command_measures_on_a_dataset_however_it_is_stored(
     assert found["keys"][CAMERA]["memmap"] == 1000 * (HEIGHT * WIDTH * 3 + 8)
     assert found["total"]["memmap"] == found["owners"] + sum(key["memmap"] for key in found["keys"].values())
     assert found["free_bytes"] > 0
+    assert found["growing"]["memmap"] == found["total"]["memmap"] * 1600 // 1000  # 25 a time, doubled until all fit
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -121,6 +149,7 @@ def test_what_it_prints_for_people(tmp_path: Path, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert printed.startswith("1,000,000 frames, ")
     assert ["action", "12.0", "MB", "12.0", "MB", "12.0", "MB"] in [line.split() for line in printed.splitlines()]
+    assert any(line.split()[:1] == ["growing"] for line in printed.splitlines())
     assert f"{CAMERA}: png and video measured on 30 frames" in printed
     with pytest.raises(SystemExit):
         main(["forecast", str(tmp_path), "--frames", "10"])

@@ -30,23 +30,26 @@ class ForecastConfig:
     """A roboreel dataset or a LeRobot folder (v2.0, v2.1, v3.0), for its keys and a few of its images."""
     frames: int
     """Number of frames to come."""
+    episode_length: int | None = None
+    """Frames an episode. Left out: of a dataset, the mean of its episodes; of a LeRobot folder, one long episode."""
     json: bool = False
     """Print JSON."""
 
 
 def run(arguments: Sequence[str]) -> None:
     config = tyro.cli(ForecastConfig, prog="roboreel forecast", args=arguments)
-    found = collect(config.dir, config.frames)
+    found = collect(config.dir, config.frames, config.episode_length)
     print(json.dumps(found, indent=1) if config.json else describe(found))
 
 
-def collect(root: Path, frames: int) -> dict[str, Any]:
+def collect(root: Path, frames: int, episode_length: int | None = None) -> dict[str, Any]:
     """Return what `roboreel forecast` shows, as JSON values."""
-    keys, fps, sample = _from_dataset(root) if is_dataset(root) else _from_lerobot(root)
-    return {**forecast(keys, frames, fps=fps, sample=sample).to_dict(), "free_bytes": free_bytes(root)}
+    keys, fps, sample, length = _from_dataset(root) if is_dataset(root) else _from_lerobot(root)
+    found = forecast(keys, frames, fps=fps, episode_length=episode_length or length, sample=sample)
+    return {**found.to_dict(), "free_bytes": free_bytes(root)}
 
 
-Found = tuple[Mapping[str, KeySpec], float, dict[str, NDArray[Any]]]
+Found = tuple[Mapping[str, KeySpec], float, dict[str, NDArray[Any]], int | None]
 
 
 def _from_dataset(root: Path) -> Found:
@@ -56,7 +59,9 @@ def _from_dataset(root: Path) -> Found:
         starts = np.linspace(0, max(0, store.state.frames - _RUN), _RUNS).astype(np.int64)
         slots = np.unique((starts[:, None] + np.arange(_RUN)).clip(max=store.state.frames - 1))
         sample = gather(store, slots, cameras, Windows({}))[0] if cameras and store.state.frames else {}
-        return store.manifest.keys, store.manifest.fps, sample
+        rows = store.table.rows["length"][store.table.live]
+        length = max(1, round(float(rows.mean()))) if len(rows) else None
+        return store.manifest.keys, store.manifest.fps, sample, length
     finally:
         store.close()
 
@@ -70,17 +75,18 @@ def _from_lerobot(folder: Path) -> Found:
     for episode in itertools.islice(source.episodes(), _RUNS if runs else 0):
         for key, found in runs.items():
             found.append(next(episode.cameras[key].blocks())[:_RUN])
-    return keys, source.fps, {key: np.concatenate(found) for key, found in runs.items() if found}
+    return keys, source.fps, {key: np.concatenate(found) for key, found in runs.items() if found}, None
 
 
 def describe(found: Mapping[str, Any]) -> str:
     """Return what `roboreel forecast` prints."""
-    width = max(len(key) for key in (*found["keys"], "owners"))
+    width = max(len(key) for key in (*found["keys"], "growing"))
     lines = [
         f"{found['frames']:,} frames, {_size(found['free_bytes'])} free",
         f"  {'':<{width}}  {'memmap':>10} {'png':>10} {'video':>10}",
     ]
     rows = {**found["keys"], "owners": dict.fromkeys(found["total"], found["owners"]), "total": found["total"]}
+    rows["growing"] = found["growing"]
     for key, sizes in rows.items():
         shown = " ".join(f"{_size(sizes[mode]):>10}" for mode in ("memmap", "png", "video"))
         lines.append(f"  {key:<{width}}  {shown}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.errors import InvalidArgumentError
+from roboreel.format.manifest import Manifest
 from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE
 from roboreel.schema import (
     IMAGE_KEY_PREFIX,
+    STRING_CODE_DTYPE,
     KeySpec,
     LeRobotDatasetV2ImageMode,
     VideoOptions,
@@ -34,6 +36,10 @@ _AV1_SHARE = Fraction(1, 20)
 """Of the raw pixels, where no frame was given to be encoded: guesses, good to a factor of a few."""
 _VIDEO_INDEX_BYTES = 24
 """A frame's share of the tables in the MP4 file and beside it."""
+_TABLE_BYTES, _TABLE_FRAME_BYTES = 88, 9
+"""Of the table beside a video file, besides and for each frame."""
+_VIDEO_FILE_BYTES = 1000
+"""What a video file has once, where none was encoded."""
 _MODES = tuple(mode.value for mode in LeRobotDatasetV2ImageMode)
 
 
@@ -56,6 +62,8 @@ class Forecast:
     keys: Mapping[str, KeyForecast]
     owners: int
     """Bytes of `owners.bin`."""
+    growing: Mapping[str, int]
+    """Image mode → bytes of everything where no `buffer_capacity` is given: then storage grows by doubling."""
     notes: Sequence[str]
     """What was measured, what is assumed, what is left out: a sentence each."""
 
@@ -76,24 +84,29 @@ class Forecast:
             "keys": {key: {mode: getattr(value, mode) for mode in _MODES} for key, value in self.keys.items()},
             "owners": self.owners,
             "total": {mode: self.total(mode) for mode in _MODES},
+            "growing": dict(self.growing),
             "measured_frames": {key: value.measured for key, value in self.keys.items() if value.measured},
             "notes": list(self.notes),
         }
 
 
 def forecast(
-    keys: Mapping[str, KeySpec | NDArray[Any]],
+    keys: Mapping[str, KeySpec | NDArray[Any] | str],
     frames: int,
     *,
     fps: float = 10,
+    episode_length: int | None = None,
     sample: Mapping[str, NDArray[Any]] | None = None,
 ) -> Forecast:
     """Return how many bytes `frames` frames of these keys take, per key and image mode; nothing is written.
 
     Args:
-        keys: What a frame holds: specs of a dataset, or one example frame a key. The index keys are added.
+        keys: What a frame holds: specs of a dataset, or one example frame a key (text for a task). The index keys are
+            added.
         frames: Number of frames.
         fps: Frames a second (Hz), which the encoder is told.
+        episode_length: Frames an episode: each one's video file has a beginning of its own, and the first one's length
+            is what storage doubles from. None: one long episode, and twice the frames at most.
         sample: Consecutive frames of a camera, (n, height, width, channels) in its dtype, to be encoded as PNG and AV1;
             of more than 64 the first are taken. For a camera without, PNG and video are guessed from its pixels.
 
@@ -104,26 +117,65 @@ def forecast(
     >>> found.keys["action"].memmap, found.total("video")
     (16000, 88000)
     """
-    if type(frames) is not int or frames <= 0:
-        raise InvalidArgumentError(f"frames={frames!r}; a positive number would do")
+    frames = _parse_count("frames", frames)
+    length = frames if episode_length is None else min(_parse_count("episode_length", episode_length), frames)
     specs = {spec.name: spec for spec in index_keys()}
     specs |= {key: value if isinstance(value, KeySpec) else _spec_of(key, value) for key, value in keys.items()}
     sample = sample or {}
     if unknown := sorted(set(sample) - {key for key, spec in specs.items() if spec.is_camera}):
         raise InvalidArgumentError(f"sample has frames of {unknown}, which are no cameras of these keys")
-    found = {key: _forecast_key(spec, frames, fps, sample.get(key)) for key, spec in specs.items()}
-    return Forecast(frames, found, frames * OWNER_DTYPE.itemsize, _notes(specs, found))
+    Manifest(fps, specs, frames, fixed_capacity=True, ring=False)  # refuses what a dataset could not hold
+    found = {key: _forecast_key(spec, frames, length, fps, sample.get(key)) for key, spec in specs.items()}
+    told = Forecast(frames, found, frames * OWNER_DTYPE.itemsize, {}, _notes(specs, found))
+    slots = 2 * frames if episode_length is None else grown_slots(length, frames)
+    return replace(
+        told, growing={mode: told.total(mode) + (slots - frames) * _slot_bytes(specs, mode) for mode in _MODES}
+    )
+
+
+def grown_slots(first: int, frames: int) -> int:
+    """Return the slots for which there is room when storage has doubled from the first episode's until all fit.
+
+    >>> grown_slots(5, 200), grown_slots(5, 5)
+    (320, 5)
+    """
+    slots = first
+    while slots < frames:
+        slots *= 2
+    return slots
+
+
+def _slot_bytes(specs: Mapping[str, KeySpec], mode: str) -> int:
+    """Bytes of one slot in all files that are addressed by slot, with all cameras stored in this mode."""
+    memmap, png, video = LeRobotDatasetV2ImageMode
+    total = OWNER_DTYPE.itemsize
+    for spec in specs.values():
+        natural = natural_image_mode(spec.dtype, spec.shape[-1]) if spec.is_camera else memmap
+        stored = min(parse_image_mode(mode), natural, key=[memmap, png, video].index)
+        total += spec.frame_bytes if stored is memmap else 0
+        total += CHECKSUM_DTYPE.itemsize if stored is not video else 0
+    return total
+
+
+def _parse_count(name: str, given: Any) -> int:
+    if isinstance(given, np.integer):
+        given = int(given)
+    if type(given) is not int or given <= 0:
+        raise InvalidArgumentError(f"{name}={given!r}; a positive number would do")
+    return given
 
 
 def _spec_of(key: str, example: Any) -> KeySpec:
     array = np.asarray(example)
+    if array.dtype.kind in "UT" and not array.shape:
+        return KeySpec(key, STRING_CODE_DTYPE, (), "string")
     if key.startswith(IMAGE_KEY_PREFIX):
         unit = natural_depth_unit(array.dtype) if is_depth_dtype(array.dtype) else None
         return KeySpec(key, array.dtype, array.shape, "camera", LeRobotDatasetV2ImageMode.MEMMAP, unit=unit)
     return KeySpec(key, array.dtype.newbyteorder("<"), array.shape)
 
 
-def _forecast_key(spec: KeySpec, frames: int, fps: float, sample: NDArray[Any] | None) -> KeyForecast:
+def _forecast_key(spec: KeySpec, frames: int, length: int, fps: float, sample: NDArray[Any] | None) -> KeyForecast:
     checksums = frames * CHECKSUM_DTYPE.itemsize
     raw = frames * spec.frame_bytes + checksums
     natural = natural_image_mode(spec.dtype, spec.shape[-1]) if spec.is_camera else LeRobotDatasetV2ImageMode.MEMMAP
@@ -137,7 +189,10 @@ def _forecast_key(spec: KeySpec, frames: int, fps: float, sample: NDArray[Any] |
     png = round(frames * (_png_bytes(sample) if len(sample) else spec.frame_bytes * _PNG_SHARE)) + checksums
     if natural is LeRobotDatasetV2ImageMode.PNG:
         return KeyForecast(raw, png, png, len(sample))
-    video = round(frames * (_av1_bytes(sample, fps) if len(sample) else spec.frame_bytes * _AV1_SHARE))
+    each, once = spec.frame_bytes * _AV1_SHARE, Fraction(_VIDEO_FILE_BYTES)
+    if len(sample):
+        each, once = _av1_bytes(sample, length, fps)
+    video = round(frames * each + -(-frames // length) * once)
     return KeyForecast(raw, png, video, len(sample))
 
 
@@ -148,22 +203,32 @@ def _png_bytes(sample: NDArray[Any]) -> Fraction:
     return Fraction(sum(len(encode_png(image)) for image in sample), len(sample))
 
 
-def _av1_bytes(sample: NDArray[np.uint8], fps: float) -> Fraction:
-    """Bytes a frame, really encoded; what a file has once, whatever its length, is left out."""
+def _av1_bytes(sample: NDArray[np.uint8], length: int, fps: float) -> tuple[Fraction, Fraction]:
+    """Return bytes a frame, really encoded in files of `length` frames, and bytes that a file has besides."""
     from roboreel._optional import require
     from roboreel.columns.encode import encode_video
 
     av = require("av", purpose="measuring video")
+    packets = files = 0
+    starts = range(0, len(sample), length)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sample.mp4"
-        encode_video(path, [sample], fps=fps, options=VideoOptions())
-        with av.open(str(path)) as container:
-            packets = sum(packet.size for packet in container.demux(video=0))
-    return Fraction(packets, len(sample)) + _VIDEO_INDEX_BYTES
+        for start in starts:  # each file begins with a frame that is coded by itself
+            path = Path(folder) / "sample.mp4"
+            encode_video(path, [sample[start : start + length]], fps=fps, options=VideoOptions())
+            files += path.stat().st_size
+            with av.open(str(path)) as container:
+                packets += sum(packet.size for packet in container.demux(video=0))
+    index = len(sample) * (_VIDEO_INDEX_BYTES - _TABLE_FRAME_BYTES)
+    once = Fraction(max(files - packets - index, 0), len(starts)) + _TABLE_BYTES
+    return Fraction(packets, len(sample)) + _VIDEO_INDEX_BYTES, once
 
 
 def _notes(specs: Mapping[str, KeySpec], found: Mapping[str, KeyForecast]) -> list[str]:
-    notes = ["columns, checksums and owners are exact; memmap cameras are columns"]
+    notes = [
+        "columns, checksums and owners are exact; memmap cameras are columns",
+        "growing: without buffer_capacity, columns double whenever they are full (where free space allows it); with "
+        "buffer_capacity=frames, they take the total",
+    ]
     for key, spec in specs.items():
         if not spec.is_camera:
             continue
@@ -181,8 +246,6 @@ def _notes(specs: Mapping[str, KeySpec], found: Mapping[str, KeyForecast]) -> li
             what = "depth" if spec.is_depth else f"{spec.shape[-1]} channels"
             notes.append(f"{key}: {what} cannot be stored as video, and counts there as PNG")
     if any(spec.is_camera for spec in specs.values()):
-        notes.append(
-            "left out: what the file system adds (a PNG takes whole blocks, half a block more on average), and about "
-            "1 kB a video file"
-        )
+        notes.append("left out: what the file system adds (a PNG takes whole blocks, half a block more on average)")
+    notes.append("left out: about 16 kB of small files, the strings, and 128 bytes an episode (16 more a video camera)")
     return notes
