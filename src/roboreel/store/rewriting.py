@@ -15,6 +15,7 @@ _MENDABLE_BYTES = 16 << 10
 def mended_bit(raw: bytes, is_right: Callable[[bytes], bool]) -> bytes | None:
     """Return the bytes with the one bit flipped that makes them right; None where there is none.
 
+    >>> import xxhash
     >>> mended_bit(b"roboseel", lambda raw: xxhash.xxh3_64_intdigest(raw) == 0x82457A17C6D9560E)
     b'roboreel'
     """

@@ -31,7 +31,7 @@ def slot_files(root: Path, manifest: Manifest) -> dict[str, SlotFile]:
 
 
 def check_room(root: Path, manifest: Manifest, state: State) -> None:
-    """Refuse a `metadata.json` that promises more room than the files have: the next writer would take it at its word.
+    """Refuse a record that counts more room than `metadata.json` promises.
 
     A growth makes room first, then replaces the metadata, then commits the record.
     """
@@ -40,11 +40,6 @@ def check_room(root: Path, manifest: Manifest, state: State) -> None:
             f"{root / paths.METADATA} says capacity {manifest.capacity}, and {paths.STATE} counts {state.capacity}; "
             "restore both from a copy"
         )
-    for path, slot_bytes, _ in slot_files(root, manifest).values():
-        present, wanted = size_of(path), manifest.capacity * slot_bytes
-        if present < wanted:
-            what = "is missing" if present < 0 else f"has {present:,} bytes; {manifest.capacity} frames need {wanted:,}"
-            raise StorageDirCorruptError(f"{path} {what}: it was cut short; restore it from a copy")
 
 
 def size_of(path: Path) -> int:
