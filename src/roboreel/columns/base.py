@@ -4,14 +4,53 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.columns.decode_torchcodec import load_torchcodec
+from roboreel.columns.threads import available_cores
+from roboreel.errors import InvalidArgumentError
 from roboreel.schema import KeySpec
 
 Ints = NDArray[np.int64]
+
+VideoDecoderName = Literal["pyav", "torchcodec"]
+
+
+@dataclass
+class Decoding:
+    """How the images of a dataset are decoded; shared by its columns, and not stored.
+
+    >>> Decoding(threads=3).limit
+    3
+    """
+
+    video_decoder: VideoDecoderName = "pyav"
+    threads: int | None = None
+    """Images decoded at once in each process; None: the cores available, divided by `workers`."""
+    workers: int = 1
+    """Processes that read beside each other on this machine, as the workers of a DataLoader do."""
+
+    def __post_init__(self) -> None:
+        known = get_args(VideoDecoderName)
+        if self.video_decoder not in known:
+            would_do = " and ".join(map(repr, known))
+            raise InvalidArgumentError(f"video_decoder={self.video_decoder!r}; {would_do} would do")
+        if self.video_decoder == "torchcodec":
+            load_torchcodec()  # where it is missing, this says so at once, not in the middle of training
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
+            raise InvalidArgumentError(f"decode_threads={self.threads!r}; a number of at least 1, or None, would do")
+
+    def take(self, other: Decoding) -> None:
+        """Become as `other`."""
+        self.__dict__.update(other.__dict__)
+
+    @property
+    def limit(self) -> int:
+        """How many threads a read uses."""
+        return self.threads or max(1, available_cores() // self.workers)
 
 
 @dataclass(frozen=True)

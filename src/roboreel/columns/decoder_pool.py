@@ -10,12 +10,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.columns.base import VideoDecoderName
 from roboreel.columns.decode import VideoDecoder
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import InvalidArgumentError, VideoError
@@ -28,29 +30,50 @@ _PICTURES_HELD = 16
 _FIXED_BYTES = 2 << 20
 """About what a container and a decoder take beside their pictures."""
 
-_Identity = tuple[int, int, int, int]
+_Ints = NDArray[np.int64]
+
+
+class Decoder(Protocol):
+    """One open video file, for one thread at a time."""
+
+    def read(self, indices: _Ints, rows: _Ints, out: NDArray[np.uint8]) -> None:
+        """Decode frame `indices[j]` into `out[rows[j]]`; indices increasing."""
+
+    def close(self) -> None: ...
+
+
+def _opened(name: VideoDecoderName, path: str, table: FrameTable) -> Decoder:
+    if name == "pyav":
+        return VideoDecoder(path, table)
+    from roboreel.columns.decode_torchcodec import TorchcodecDecoder
+
+    return TorchcodecDecoder(path, table)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a decoder must have been opened for, to be used again."""
+
+    name: VideoDecoderName
+    path: str
+    identity: tuple[int, int, int, int]
+    """Device, inode, size, time of change: a path may be used again for other content."""
+    table_digest: int
 
 
 @dataclass(eq=False)
-class _Entry:
-    path: str
-    identity: _Identity
-    table: FrameTable
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    decoder: VideoDecoder | None = None
-    """Opened by the first user, under `lock`."""
-    users: int = 0
-    """Threads that hold or wait for `lock`; changed under the pool's lock, and not evicted while above 0."""
-
-    @property
-    def bytes(self) -> int:
-        return _FIXED_BYTES + _PICTURES_HELD * self.table.height * self.table.width * 3 // 2
+class _Open:
+    source: _Source
+    decoder: Decoder
+    bytes: int
 
 
 class DecoderPool:
     """Reads frames of any number of videos through at most `max_files` open ones (least recently used goes first).
 
-    After a fork the child begins with an empty pool and leaves alone what it inherited.
+    A decoder is taken out while a thread reads with it, so that threads never wait for each other: two that want
+    frames of one file open it twice. After a fork the child begins with an empty pool and leaves alone what it
+    inherited.
     """
 
     def __init__(self, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
@@ -61,117 +84,127 @@ class DecoderPool:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._idle: OrderedDict[_Open, None] = OrderedDict()
+        """Least recently used first."""
+        self._in_use = 0
+        self._bytes = 0
+        """Of all that are open."""
 
-    def read(self, path: Path | str, table: FrameTable, indices: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """Decode frame `indices[j]` of the video `path` into `out[j]`, each distinct frame once.
+    def read(
+        self,
+        path: Path | str,
+        table: FrameTable,
+        indices: _Ints,
+        rows: _Ints,
+        out: NDArray[np.uint8],
+        decoder: VideoDecoderName = "pyav",
+    ) -> None:
+        """Decode frame `indices[j]` of the video `path` into `out[rows[j]]`.
 
         Args:
             table: the frame table of that file.
-            indices: (n,) int64 in any order, repeats allowed.
+            indices: (k,) int64, increasing for speed.
+            rows: (k,) int64.
             out: (n, height, width, 3) uint8, contiguous or not.
+            decoder: the library that decodes.
 
         Raises:
             VideoError: the file is gone, or a frame is not in it or cannot be decoded.
 
-            pool.read("a.mp4", table, np.array([7, 3, 7]), out)   # out[0] == out[2], decoded once, 3 before 7
+            pool.read("a.mp4", table, np.array([3, 7]), np.array([1, 0]), out)   # out[1] is frame 3, out[0] frame 7
         """
-        if out.dtype != np.uint8 or out.shape != (len(indices), *table.shape):
+        if out.dtype != np.uint8 or out.shape[1:] != table.shape:
             raise InvalidArgumentError(
-                f"{path}: {len(indices)} frames need an array of uint8 {(len(indices), *table.shape)}; "
+                f"{path}: its frames need an array of uint8 (n, {', '.join(map(str, table.shape))}); "
                 f"got {out.dtype} {out.shape}"
             )
-        if not len(indices):
-            return
-        distinct, rows, inverse = np.unique(indices, return_index=True, return_inverse=True)
-        with self._decoder(str(path), table) as decoder:
-            decoder.read(distinct, rows, out)
-        source = rows[inverse]
-        for row in np.flatnonzero(source != np.arange(len(indices))).tolist():
-            out[row] = out[source[row]]
+        with self._decoder(decoder, str(path), table) as taken:
+            taken.read(indices, rows, out)
 
     def close(self) -> None:
-        """Close every decoder that no other thread is using; those are closed when they are next the oldest."""
+        """Close every decoder that no thread is using."""
         with self._lock:
-            idle = [entry for entry in self._entries.values() if not entry.users]
-            for entry in idle:
-                del self._entries[entry.path]
+            idle = list(self._idle)
+            for one in idle:
+                self._drop(one)
         _close(idle)
 
     def __len__(self) -> int:
-        """How many files are open, or about to be."""
-        return len(self._entries)
+        """How many decoders are open, or about to be."""
+        return len(self._idle) + self._in_use
 
     def __reduce__(self) -> tuple[type[DecoderPool], tuple[int, int]]:
         return DecoderPool, (self._max_files, self._max_bytes)  # a decoder does not travel; its limits do
 
     @contextmanager
-    def _decoder(self, path: str, table: FrameTable) -> Iterator[VideoDecoder]:
-        entry = self._take(path, table)
+    def _decoder(self, name: VideoDecoderName, path: str, table: FrameTable) -> Iterator[Decoder]:
+        source = _source(name, path, table)
+        need = _FIXED_BYTES + _PICTURES_HELD * table.height * table.width * 3 // 2
+        with self._lock:
+            taken = next((one for one in reversed(self._idle) if one.source == source), None)
+            if taken is not None:
+                del self._idle[taken]
+            else:
+                self._bytes += need
+            self._in_use += 1
+            surplus = self._surplus(path, source)
+        _close(surplus)
         try:
-            with entry.lock:
-                if entry.decoder is None:
-                    entry.decoder = VideoDecoder(path, table)
-                yield entry.decoder
+            if taken is None:
+                taken = _Open(source, _opened(name, path, table), need)
+            yield taken.decoder
         finally:
-            self._give_back(entry)
+            with self._lock:
+                self._in_use -= 1
+                if taken is None:
+                    self._bytes -= need  # it could not be opened
+                else:
+                    self._idle[taken] = None
+                surplus = self._surplus()
+            _close(surplus)
 
-    def _take(self, path: str, table: FrameTable) -> _Entry:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise VideoError(f"{path}: cannot be opened ({error.strerror})") from error
-        # a path may be used again for other content while a decoder of the old file is open
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-        with self._lock:
-            entry = self._entries.get(path)
-            stale = []
-            if entry is None or entry.identity != identity or entry.table.digest != table.digest:
-                stale = [entry] if entry is not None and not entry.users else []
-                entry = self._entries[path] = _Entry(path, identity, table)
-            self._entries.move_to_end(path)
-            entry.users += 1
-            stale += self._evict()
-        _close(stale)
-        return entry
+    def _surplus(self, path: str | None = None, source: _Source | None = None) -> list[_Open]:
+        """Take out what the limits do not allow, and what was opened for other content of `path`."""
+        gone = [] if path is None else [one for one in self._idle if _is_stale(one.source, path, source)]
+        for one in gone:
+            self._drop(one)
+        # the newest stays, however big
+        while len(self._idle) + bool(self._in_use) > 1 and (
+            len(self) > self._max_files or self._bytes > self._max_bytes
+        ):
+            oldest = next(iter(self._idle))
+            self._drop(oldest)
+            gone.append(oldest)
+        return gone
 
-    def _give_back(self, entry: _Entry) -> None:
-        with self._lock:
-            entry.users -= 1
-            stale = self._evict()
-            if not entry.users:
-                in_pool = self._entries.get(entry.path) is entry
-                if in_pool and entry.decoder is None:
-                    del self._entries[entry.path]  # it could not be opened
-                elif not in_pool and entry not in stale:
-                    stale.append(entry)  # replaced by a newer file meanwhile: nobody else will close it
-        _close(stale)
-
-    def _evict(self) -> list[_Entry]:
-        """Take the least recently used idle entries out until the limits hold; called under the lock."""
-        evicted = []
-        held = sum(entry.bytes for entry in self._entries.values())
-        for entry in list(self._entries.values())[:-1]:  # the newest stays, however big
-            if len(self._entries) <= self._max_files and held <= self._max_bytes:
-                break
-            if not entry.users:
-                del self._entries[entry.path]
-                held -= entry.bytes
-                evicted.append(entry)
-        return evicted
+    def _drop(self, one: _Open) -> None:
+        del self._idle[one]
+        self._bytes -= one.bytes
 
 
-def _close(entries: list[_Entry]) -> None:
-    for entry in entries:
-        if entry.decoder is not None:
-            entry.decoder.close()
+def _source(name: VideoDecoderName, path: str, table: FrameTable) -> _Source:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror})") from error
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _Source(name, path, identity, table.digest)
+
+
+def _is_stale(source: _Source, path: str, current: _Source | None) -> bool:
+    return current is not None and source.path == path and source.identity != current.identity
+
+
+def _close(gone: list[_Open]) -> None:
+    for one in gone:
+        one.decoder.close()
 
 
 def _forget(reference: weakref.ref[DecoderPool]) -> None:
     """In a forked child: keep what the parent opened for ever, and begin anew (its lock may be held by no one)."""
     pool = reference()
     if pool is not None:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool._entries))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pool._idle))
         pool._begin()
 
 

@@ -3,71 +3,86 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.base import Column, Frames
+from roboreel.columns.base import Column, Decoding, Frames, Ints
+from roboreel.columns.decode_parts import parts
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import CameraFrames, VideoFrames
+from roboreel.columns.kept_tables import kept_table
+from roboreel.columns.threads import Job, shared
 from roboreel.errors import VideoError
 from roboreel.format import files, paths
 from roboreel.schema import KeySpec
 
-_TABLES_KEPT = 512
-
-
-def _read_table(path: Path) -> FrameTable:
-    try:
-        with files.looking_at(path):
-            status = path.stat()  # a directory may be removed and made again
-    except NotADirectoryError as error:
-        raise files.not_regular(path) from error
-    return _parsed_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-@lru_cache(maxsize=_TABLES_KEPT)
-def _parsed_table(path: Path, identity: tuple[int, ...]) -> FrameTable:  # noqa: ARG001 - it is for the cache
-    return FrameTable.from_bytes(files.read_file(path), str(path))
+_PARTS_PER_THREAD = 2
+"""Of a batch that is in fewer files than there are threads: more even out what each takes."""
 
 
 class VideoColumn(Column):
-    def __init__(self, root: Path, spec: KeySpec, clip: int) -> None:
+    def __init__(self, root: Path, spec: KeySpec, clip: int, decoding: Decoding | None = None) -> None:
         """`clip` is the camera's place among the clips of an episode row."""
         self.spec = spec
         self._root = root
         self._clip = clip
+        self._decoding = decoding or Decoding()
 
     def read(self, frames: Frames, out: NDArray[Any]) -> None:
-        from roboreel.columns.decoder_pool import (
-            default_pool,  # brings the decoder in: only who reads video pays for it
-        )
-
+        """Fill `out` (N, H, W, 3): by file and in order, each frame decoded once, in several threads."""
         assert frames.clips is not None
+        if not len(out):
+            return
         clips = frames.clips[:, self._clip]
-        wanted = clips["first"] + frames.positions
-        for file in np.unique(clips["file"]).tolist():
-            here = np.flatnonzero(clips["file"] == file)
-            decoded = out if len(here) == len(out) else np.empty((len(here), *out.shape[1:]), out.dtype)
-            path = paths.video_path(self._root, self.spec.name, file)
+        file_numbers, numbers = clips["file"], clips["first"] + frames.positions
+        order = np.lexsort((numbers, file_numbers))
+        first = np.ones(len(order), np.bool_)
+        first[1:] = (np.diff(file_numbers[order]) != 0) | (np.diff(numbers[order]) != 0)
+        distinct = order[first]
+        try:
+            shared.run(list(self._jobs(file_numbers[distinct], numbers[distinct], distinct, out)), self._decoding.limit)
+        except VideoError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise error.__cause__ from None  # evicted since its episode was looked up: the store tries again
+            raise
+        sources = distinct[np.cumsum(first) - 1]
+        for row, source in zip(order[~first].tolist(), sources[~first].tolist(), strict=True):
+            out[row] = out[source]
+
+    def _jobs(self, file_numbers: Ints, numbers: Ints, rows: Ints, out: NDArray[Any]) -> Iterator[Job]:
+        """One a part of a file; the arguments are sorted by file and then by frame."""
+        # brings the decoder in: only who reads video pays for it
+        from roboreel.columns.decoder_pool import default_pool
+
+        starts = np.flatnonzero(np.diff(file_numbers, prepend=-1))
+        stops = [*starts[1:].tolist(), len(rows)]
+        limit = self._decoding.limit
+        most = 1 if limit == 1 else -(-_PARTS_PER_THREAD * limit // len(stops))
+        for start, stop in zip(starts.tolist(), stops, strict=True):
+            file = int(file_numbers[start])
+            path, table = paths.video_path(self._root, self.spec.name, file), self.table(file)
             with files.looking_at(path):
                 if path.exists() and not path.is_file():
                     raise files.not_regular(path)  # the decoder would wait for what a pipe never gives
-            try:
-                default_pool().read(path, self.table(file), wanted[here], decoded)
-            except VideoError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    raise error.__cause__ from None  # evicted since its episode was looked up: the store tries again
-                raise
-            if decoded is not out:
-                out[here] = decoded
+            for part in parts(numbers[start:stop], table.keys, most):
+                chosen = slice(start + part.start, start + part.stop)
+                yield partial(
+                    default_pool().read,
+                    path,
+                    table,
+                    numbers[chosen],
+                    rows[chosen],
+                    out,
+                    self._decoding.video_decoder,
+                )
 
     def table(self, file: int) -> FrameTable:
-        return _read_table(paths.frame_table_path(self._root, self.spec.name, file))
+        return kept_table(paths.frame_table_path(self._root, self.spec.name, file))
 
 
 class VideoWriter:
@@ -91,7 +106,7 @@ class VideoWriter:
         if source not in self._taken:
             self._taken[source] = self._copy(frames)
         file = self._taken[source]
-        held = len(_read_table(paths.frame_table_path(self._root, self.spec.name, file)))
+        held = len(kept_table(paths.frame_table_path(self._root, self.spec.name, file)))
         if frames.first + frames.length > held:
             raise VideoError(
                 f"{frames.path} holds {held} frames; the episode needs {frames.first} to "

@@ -7,6 +7,7 @@ assembled batch as it is; a user's own `collate_fn` sees B samples.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -123,6 +124,13 @@ def _collate(batch: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str
 
     collated: dict[str, Any] = default_collate([dict(sample) for sample in batch])
     return collated
+
+
+def loader_workers() -> int:
+    """How many workers the DataLoader has, seen from one of them; 1 elsewhere."""
+    data = sys.modules.get("torch.utils.data")  # a worker has it: torch need not be imported to find out
+    info = None if data is None else data.get_worker_info()
+    return 1 if info is None else max(1, info.num_workers)
 
 
 def _torch() -> Any:

@@ -30,7 +30,16 @@ from roboreel.errors import (
     UnknownKeyError,
 )
 from roboreel.stats import KeyStats
-from roboreel.store import AskedMode, AskedOptions, AskedSize, CacheReport, CameraStorage, Episode
+from roboreel.store import (
+    AskedMode,
+    AskedOptions,
+    AskedSize,
+    CacheReport,
+    CameraStorage,
+    Decoding,
+    Episode,
+    VideoDecoderName,
+)
 from roboreel.windows import tolerance_s
 
 if TYPE_CHECKING:
@@ -83,6 +92,8 @@ class LeRobotDatasetV2(Recording):
         episodes: Sequence[int] | None = None,
         decoded_cache: str | tuple[str, str | Path] | None = None,
         readonly: bool = False,
+        video_decoder: VideoDecoderName = "pyav",
+        decode_threads: int | None = None,
     ) -> None:
         """Open the dataset in `storage_dir`; where there is none, the first `add_episodes` makes it.
 
@@ -109,6 +120,10 @@ class LeRobotDatasetV2(Recording):
             decoded_cache: Keep frames that were decoded, up to "8GB" of them, for all processes and later runs, in the
                 dataset's directory or, as ("8GB", "/scratch"), elsewhere. What does not fit is decoded each time.
             readonly: Refuse changes; needs neither the lock nor permission to write.
+            video_decoder: "pyav", or "torchcodec", which is not installed with roboreel. Both give the same frames;
+                their colours may differ by rounding.
+            decode_threads: Images decoded at once in each process. None: the cores that there are, divided by the
+                DataLoader's workers.
 
         Raises:
             InvalidArgumentError: an argument cannot be, or contradicts what is stored.
@@ -125,6 +140,7 @@ class LeRobotDatasetV2(Recording):
             readonly=readonly,
             decoded_cache=decoded_cache,
         )
+        self._decoding = Decoding(video_decoder, decode_threads)
         self._image_dtype = image_dtype
         self._depth_unit = depth_unit
         self._episodes = None if episodes is None else [int(episode) for episode in episodes]
@@ -165,7 +181,7 @@ class LeRobotDatasetV2(Recording):
                 and PNG of another size are then decoded and encoded again.
             progress: Show a progress bar, on a terminal.
             options: `image_transform`, `delta_timestamps`, `image_dtype`, `depth_unit`, `episodes`, `decoded_cache`,
-                `readonly` of the constructor.
+                `readonly`, `video_decoder`, `decode_threads` of the constructor.
 
         Raises:
             SourceError: the folder cannot be read as what it says it is; `storage_dir` is as it was before.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roboreel.errors import InvalidArgumentError, TimestampOutsideToleranceError, UnknownKeyError
 from roboreel.schema import IS_PAD_POSTFIX, TIMESTAMP_KEY
-from roboreel.store import Store, Touched
+from roboreel.store import Frames, Store, Touched
 from roboreel.windows import Deltas, integer_windows, parse_deltas, time_windows, tolerance_s
 
 Ints = NDArray[np.int64]
@@ -111,11 +111,12 @@ def _attempt(
     touched = [(slots, words)]
     arrays: Arrays = {}
     masks: Arrays = {}
+    requests: list[tuple[str, Frames, NDArray[Any]]] = []
     for key in keys:
         spec = store.manifest.keys[key]
         if key not in windows.deltas:
             arrays[key] = np.empty((len(slots), *spec.shape), spec.dtype)
-            store.read_key(key, single, arrays[key], held)
+            requests.append((key, single, arrays[key]))
             continue
         deltas = windows.deltas[key]
         if deltas.signature not in made:
@@ -126,9 +127,10 @@ def _attempt(
             touched.append((flat, flat_words))
         frames, is_pad = made[deltas.signature]
         out = np.empty((len(frames.slots), *spec.shape), spec.dtype)
-        store.read_key(key, frames, out, held)
+        requests.append((key, frames, out))
         arrays[key] = out.reshape(len(slots), len(deltas), *spec.shape)
         masks[key] = is_pad.copy()
+    store.read_keys(requests, held)
     return (arrays, masks), Touched(*(np.concatenate(part) for part in zip(*touched, strict=True)))
 
 

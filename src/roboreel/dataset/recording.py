@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from numpy.typing import NDArray
 
+from roboreel.dataset.batch import loader_workers
 from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening
 from roboreel.errors import FrameIndexError, RoboreelError
-from roboreel.store import Episode, SnapshotReport, Store, check_editable
+from roboreel.store import Decoding, Episode, SnapshotReport, Store, check_editable
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -29,6 +30,7 @@ class Recording(Base):
     """A dataset directory that episodes are added to; `LeRobotDatasetV2` reads windows from it."""
 
     _opening: Opening
+    _decoding: Decoding
 
     @property
     def storage_dir(self) -> Path:
@@ -169,4 +171,6 @@ class Recording(Base):
         store = self._opening.store()
         if store is None:
             raise FrameIndexError(f"{self.storage_dir} holds no episode yet; add one with add_episodes")
+        self._decoding.workers = loader_workers()
+        store.decoding.take(self._decoding)
         return store

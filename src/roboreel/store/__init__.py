@@ -1,5 +1,6 @@
 """The storage engine: a directory of episodes, one writer, any number of readers."""
 
+from roboreel.columns.base import Decoding, Frames, VideoDecoderName
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import ArrayFrames, CameraFrames, PngFrames, VideoFrames
 from roboreel.format.files import free_bytes
@@ -39,9 +40,11 @@ __all__ = [
     "CameraStorage",
     "Capacity",
     "DecodedCache",
+    "Decoding",
     "Episode",
     "Forecast",
     "FrameTable",
+    "Frames",
     "KeyForecast",
     "Manifest",
     "PngFrames",
@@ -50,6 +53,7 @@ __all__ = [
     "SnapshotReport",
     "Store",
     "Touched",
+    "VideoDecoderName",
     "VideoFrames",
     "Writer",
     "cache_report",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.base import Column
+from roboreel.columns.base import Column, Decoding
 from roboreel.columns.memmap import MemmapColumn, map_slots
 from roboreel.columns.png import PngColumn
 from roboreel.columns.video import VideoColumn
@@ -50,6 +50,7 @@ class Following:
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.root = root
         self.manifest = manifest
+        self.decoding = Decoding()
         self.state = State()
         self.strings: list[str] = []
         self.table = EpisodeTable(episode_dtype(len(manifest.video_keys)))
@@ -184,7 +185,7 @@ class Following:
     def _open_column(self, key: str, capacity: int) -> Column:
         spec = self.manifest.keys[key]
         if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
-            return VideoColumn(self.root, spec, self.manifest.video_keys.index(key))
+            return VideoColumn(self.root, spec, self.manifest.video_keys.index(key), self.decoding)
         if spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
             return PngColumn(self.root, spec)
         return MemmapColumn(self.root, spec, capacity)
