@@ -233,6 +233,7 @@ import os, sys, threading
 import numpy as np
 from roboreel.columns.decode import VideoDecoder, decode_range
 from roboreel.columns.decoder_pool import default_pool
+from roboreel.columns.threads import shared
 from roboreel.columns.frame_table import FrameTable
 
 path, table = sys.argv[1], FrameTable.from_video(sys.argv[1])
@@ -241,7 +242,12 @@ expected = np.concatenate(list(decode_range(path, 0, len(table), block=16)))
 def right():
     indices = np.random.default_rng(0).integers(0, len(table), 50)
     out = np.empty((50, *table.shape), np.uint8)
-    default_pool().read(path, table, indices, np.arange(50), out)
+    rows = np.argsort(indices)
+
+    def half(which):
+        return lambda: default_pool().read(path, table, indices[which], which, out)
+
+    shared.run([half(rows[:25]), half(rows[25:])], limit=2)
     return np.array_equal(out, expected[indices])
 
 assert right()

@@ -30,7 +30,7 @@ def parts(indices: Ints, keys: Ints, most: int, fewest: int = FEWEST) -> Iterato
 
     >>> wanted, keys = np.array([3, 8, 12, 25, 31]), np.array([0, 10, 20, 30])
     >>> [wanted[part].tolist() for part in parts(wanted, keys, most=2, fewest=1)]
-    [[3, 8, 12], [25, 31]]
+    [[3, 8], [12, 25, 31]]
     """
     groups = np.searchsorted(keys, indices, side="right")
     firsts = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
@@ -38,9 +38,11 @@ def parts(indices: Ints, keys: Ints, most: int, fewest: int = FEWEST) -> Iterato
     starts = np.append(0, keys)[groups[firsts]] if len(keys) else np.zeros(len(firsts), np.int64)
     done = np.cumsum(indices[lasts] - starts + 1)
     count = int(max(1, min(most, done[-1] // fewest, len(firsts))))
-    # the group in which a part's share of the cost is reached is its last one
-    ends = np.searchsorted(done, done[-1] * np.arange(1, count) / count) + 1
-    borders = np.append(firsts, len(indices))[ends[ends < len(firsts)]]
+    shares = done[-1] * np.arange(1, count) / count
+    after = np.searchsorted(done, shares)
+    before = np.append(0, done)[after]
+    ends = after + (done[after] - shares <= shares - before)  # the border between groups that is nearest to the share
+    borders = np.append(firsts, len(indices))[ends]
     edges = np.unique([0, *borders.tolist(), len(indices)]).tolist()
     for start, stop in itertools.pairwise(edges):
         yield slice(start, stop)

@@ -54,7 +54,8 @@ class TorchcodecDecoder:
             batch = self._decoder.get_frames_at(indices=indices.tolist())
         except (IndexError, RuntimeError, ValueError) as error:
             raise VideoError(
-                f"{self.path}: frames {indices[0]} to {indices[-1]} cannot be decoded ({_first_line(error)})"
+                f"{self.path}: frames {indices[0]} to {indices[-1]} cannot be decoded by torchcodec "
+                f"({_first_line(error)}); leave video_decoder out"
             ) from error
         pixels, times = batch.data.numpy(), batch.pts_seconds.numpy()
         missed = np.abs(times - self.table.times[indices]) >= self._tolerance_s
