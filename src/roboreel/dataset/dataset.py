@@ -205,21 +205,6 @@ class LeRobotDatasetV2(Recording):
     # What it is
 
     @property
-    def uuid(self) -> str | None:
-        """Tells this dataset from every other, also from another import of the same folder; None before it is made."""
-        store = self._opening.store()
-        return None if store is None else store.manifest.uuid
-
-    @property
-    def generation(self) -> int:
-        """Counts the commits: while it stays the same, so do all frames; 0 before the dataset is made."""
-        store = self._opening.store()
-        if store is None:
-            return 0
-        store.refresh()
-        return store.state.generation
-
-    @property
     def tolerance_s(self) -> float | None:
         """How far (s) a requested time may lie from a frame, and outside the episode before it is padding."""
         fps = self.fps

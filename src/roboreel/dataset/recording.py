@@ -37,6 +37,21 @@ class Recording(Base):
         return self._opening.root
 
     @property
+    def uuid(self) -> str | None:
+        """Tells this dataset from every other, also from another import of the same folder; None before it is made."""
+        store = self._opening.store()
+        return None if store is None else store.manifest.uuid
+
+    @property
+    def generation(self) -> int:
+        """Counts the commits: while it stays the same, so do all frames; 0 before the dataset is made."""
+        store = self._opening.store()
+        if store is None:
+            return 0
+        store.refresh()
+        return store.state.generation
+
+    @property
     def fps(self) -> float | None:
         """Frames a second (Hz); None for a new dataset that was given none yet."""
         store = self._opening.store()
