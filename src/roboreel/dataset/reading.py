@@ -111,12 +111,19 @@ def _attempt(
     touched = [(slots, words)]
     arrays: Arrays = {}
     masks: Arrays = {}
-    requests: list[tuple[str, Frames, NDArray[Any]]] = []
+    to_decode: list[tuple[str, Frames, NDArray[Any]]] = []
+
+    def read(key: str, frames: Frames, out: NDArray[Any]) -> None:
+        if store.manifest.keys[key].needs_decoding:
+            to_decode.append((key, frames, out))
+        else:
+            store.read_key(key, frames, out)
+
     for key in keys:
         spec = store.manifest.keys[key]
         if key not in windows.deltas:
             arrays[key] = np.empty((len(slots), *spec.shape), spec.dtype)
-            requests.append((key, single, arrays[key]))
+            read(key, single, arrays[key])
             continue
         deltas = windows.deltas[key]
         if deltas.signature not in made:
@@ -127,10 +134,10 @@ def _attempt(
             touched.append((flat, flat_words))
         frames, is_pad = made[deltas.signature]
         out = np.empty((len(frames.slots), *spec.shape), spec.dtype)
-        requests.append((key, frames, out))
+        read(key, frames, out)
         arrays[key] = out.reshape(len(slots), len(deltas), *spec.shape)
         masks[key] = is_pad.copy()
-    store.read_keys(requests, held)
+    store.decode_keys(to_decode, held)
     return (arrays, masks), Touched(*(np.concatenate(part) for part in zip(*touched, strict=True)))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from roboreel.columns.base import Column, Frames
 from roboreel.columns.memmap import MemmapColumn
-<<<<<<< HEAD
+from roboreel.columns.threads import shared
 from roboreel.errors import (
     DatasetBusyError,
     DatasetReplacedError,
@@ -28,10 +28,6 @@ from roboreel.errors import (
     StorageDirCorruptError,
     UnknownKeyError,
 )
-=======
-from roboreel.columns.threads import shared
-from roboreel.errors import DatasetBusyError, InvalidArgumentError, StorageDirCorruptError, UnknownKeyError
->>>>>>> 8eaedeb (Decode a batch in threads: a job a part of a file, across cameras; torchcodec where asked for)
 from roboreel.format import files, paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.format.manifest import read_manifest
@@ -153,15 +149,9 @@ class Store(Following):
         cached = None if self.frame_cache is None else self.frame_cache.columns.get(key)
         return cached or self.columns[key]
 
-    def read_keys(self, requests: Sequence[tuple[str, Frames, NDArray[Any]]], held: int = 0) -> None:
-        """As `read_key` for each; keys that have to be decoded run beside each other."""
-        decoded = []
-        for request in requests:
-            if self.manifest.keys[request[0]].needs_decoding:
-                decoded.append(partial(self.read_key, *request, held))
-            else:
-                self.read_key(*request)
-        shared.run(decoded, self.decoding.limit)
+    def decode_keys(self, requests: Sequence[tuple[str, Frames, NDArray[Any]]], held: int) -> None:
+        """As `read_key` for each, beside each other: for keys that have to be decoded."""
+        shared.run([partial(self.read_key, *request, held) for request in requests], self.decoding.limit)
 
     def memmap(self, key: str) -> NDArray[Any]:
         """The mapping of a key that is stored as raw numbers: (capacity, *shape), read-only."""
