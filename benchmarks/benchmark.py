@@ -45,6 +45,8 @@ class Contender:
     """Put over the benchmark's setup."""
     one_by_one: bool = False
     """Never more than one batch a turn."""
+    own_batches: bool = False
+    """It draws its own frames: what it reads is not compared with ours."""
     least: int = 1
     """Never fewer batches a turn."""
 

@@ -122,7 +122,7 @@ def measure(benchmark: Benchmark, scene: Scene, seconds: float) -> dict[str, Any
             try:
                 processes[contender.name] = process = Process(contender, python, setup, log)
                 stack.callback(process.close)
-                read[contender.name] = process.check()
+                read[contender.name] = {} if contender.own_batches else process.check()
             except ContenderFailedError as error:
                 processes.pop(contender.name, None)
                 results[contender.name] = {"failed": str(error)}
