@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import multiprocessing
@@ -332,3 +333,17 @@ class TestRealRecordings:
 
 def test_painted_frames_read_back() -> None:
     assert read_numbers(painted_frames([0, 1, 255, 256, 65535])) == [0, 1, 255, 256, 65535]
+
+
+def test_a_file_that_fails_between_opening_and_reading_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "audio.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    table = FrameTable(np.array([0]), np.array([True]), (1, 10), 16, 16, "h264", "yuv420p")
+    with pytest.raises(VideoError, match="no video stream"):
+        VideoDecoder(path, table)
+    gc.collect()  # what __del__ raises is a warning, and that an error here

@@ -49,6 +49,7 @@ class VideoDecoder:
         """Where decoding can begin: those of the table, less the ones that turned out otherwise."""
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._container: Any = None
+        self._frames = _decoded(None, iter(()))  # closed also where a damaged file fails between opening and reading
         self._current: VideoFrame | None = None
         self._at: int | None = None
         """The frame that came out last, as an index; None where the decoder's position says nothing."""
@@ -97,6 +98,8 @@ class VideoDecoder:
             self._container = self._av.open(str(self.path), metadata_errors="ignore")
         except (OSError, self._av.FFmpegError) as error:
             raise VideoError(f"{self.path}: cannot be opened ({error.strerror})") from error
+        if not self._container.streams.video:
+            raise VideoError(f"{self.path}: has no video stream: it is not the file that its frame table was made from")
         self._stream: VideoStream = self._container.streams.video[0]
         self._stream.thread_type = self._threads
         self._stream.codec_context.thread_count = 1 if self._threads == "NONE" else 0
