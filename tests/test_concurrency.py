@@ -71,6 +71,7 @@ def test_the_check_of_windows_sees_each_kind_of_damage(tmp_path: Path) -> None:
 @pytest.fixture
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LeRobotDatasetV2]:
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
     dataset = made(tmp_path / "ring", [4, 4, 4], buffer_capacity=12, use_as_fifo_buffer=True)
     yield dataset
     dataset.close()

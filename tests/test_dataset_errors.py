@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import roboreel
 from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
 from tests.damage import flip
-from tests.recordings import CAMERA, made, numbers_of, recording, several
+from tests.recordings import CAMERA, made, numbers_of, pictures, recording, several
 
 THREE = np.zeros(3, np.float32)
 
@@ -142,8 +143,20 @@ def test_a_directory_with_other_things_in_it_is_left_alone(root: Path) -> None:
         ({"action": THREE, "episode_index": [[0], [0], [0]]}, r"'episode_index' is int64 of shape \(3, 1\)"),
         ({"action": THREE, "episode_index": [0, 1, 0]}, r"episodes \[0\] do not stand together; sort by episode"),
         ({CAMERA: np.zeros((3, 8, 8, 3), np.float32)}, "must hold images: uint8 .*; it is float32"),
-        ({CAMERA: np.zeros((3, 3, 8, 8), np.uint8)}, r"channels last; .*it is uint8 of shape \(3, 3, 8, 8\)"),
-        ({CAMERA: np.zeros((3, 8, 8), np.uint8)}, "channels last"),
+        (
+            {CAMERA: np.zeros((3, 3, 8, 8), np.uint8)},
+            r"it is uint8 of shape \(3, 3, 8, 8\); type np.moveaxis\(.*, 1, -1\)$",
+        ),
+        ({CAMERA: np.zeros((3, 8, 8), np.uint8)}, r"channels last.*; type data\['observation.image'\]\[..., None\]"),
+        ({CAMERA: np.zeros((8, 8, 3), np.uint8)}, r"type data\['observation.image'\]\[None\] for one frame"),
+        ({CAMERA: np.full((3, 3, 8, 8), 0.5)}, r"\(np.moveaxis\(.*, 1, -1\) \* 255\).round\(\).astype\('uint8'\) for"),
+        ({CAMERA: np.full((3, 8, 8, 3), 200.0)}, r"type data\['observation.image'\].round\(\).astype\('uint8'\)"),
+        ({CAMERA: np.zeros((3, 8, 8, 3), np.int64)}, r"type data\['observation.image'\].astype\('uint8'\) for"),
+        ({CAMERA: np.zeros((3, 8, 8, 2), np.uint8)}, r"it is uint8 of shape \(3, 8, 8, 2\)$"),
+        ({CAMERA: np.zeros((3, 8), np.uint8)}, r"it is uint8 of shape \(3, 8\)$"),
+        ({CAMERA: [np.zeros((8, 8, 3)), np.zeros((9, 8, 3))]}, r"give frames of one size, as np.stack\(images\)"),
+        ({CAMERA: np.array([object(), None])}, r"dtype object, .*give frames of one size, as np.stack\(images\)"),
+        ({CAMERA: torch.zeros((3, 8, 8, 3), device="meta")}, r"'observation.image' cannot be made .* of the CPU"),
     ],
 )
 def test_data_that_cannot_be_stored(root: Path, data: Any, message: str) -> None:
@@ -280,3 +293,11 @@ def test_a_damaged_code_gives_no_other_string(root: Path, bits: int) -> None:
         with pytest.raises(roboreel.StorageDirCorruptError, match=r"task.bin has codes from .* there are 1 strings"):
             read()
     assert dataset.get_data_by_key("action").tolist() == [0, 0.5, 1]
+
+
+def test_images_may_come_as_tensors_lists_and_views(root: Path) -> None:
+    images = pictures(np.arange(6))
+    dataset = LeRobotDatasetV2(root, fps=10, image_mode="memmap")
+    for given in (torch.from_numpy(images), list(images), np.asfortranarray(images), images[::-1][::-1]):
+        dataset.add_episodes({CAMERA: given})
+    assert np.array_equal(dataset.get_data_by_key(CAMERA), np.concatenate([images] * 4))

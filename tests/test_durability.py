@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, tuple[list[int], int, dict[str, Any]]] = {
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody pulls the plug here: effects are seen and failed all the same, only the device is not waited for."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
 
 
 class Failing:
@@ -44,10 +46,12 @@ class Failing:
 
     def __init__(self, at: int | None = None, *, for_good: bool = False) -> None:
         self.at, self.for_good, self.seen = at, for_good, 0
+        self._counting = threading.Lock()
 
     def __call__(self, _kind: str, _path: Path) -> None:
-        number = self.seen
-        self.seen += 1
+        with self._counting:  # cameras are stored at once
+            number = self.seen
+            self.seen += 1
         if self.at is not None and (number == self.at or (self.for_good and number > self.at)):
             raise OSError(errno.ENOSPC if number % 2 else errno.EIO, "made to fail")
 

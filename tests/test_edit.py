@@ -213,6 +213,7 @@ for _ in sys.stdin:
 
 def test_killed_at_any_effect_an_edit_is_old_or_new_for_everybody(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
     made(tmp_path / "template", [5, 4, 3], camera=True, buffer_capacity=14, use_as_fifo_buffer=True).close()
     slots = [1, 2, 6, 11]
     old = [0.5 * i for i in range(12)]

@@ -32,6 +32,7 @@ Seen = tuple[list[int], list[float], int]
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
 
 
 def seen(dataset: LeRobotDatasetV2) -> Seen:

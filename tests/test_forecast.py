@@ -154,3 +154,57 @@ def test_what_it_prints_for_people(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["forecast", str(tmp_path), "--frames", "10"])
     assert "meta/info.json" in capsys.readouterr().err
+
+
+OTHER = "observation.images.other"
+SHARP = roboreel.VideoOptions(codec="h264", gop=30, crf=10)
+
+
+def test_modes_of_several_cameras_are_added_up_and_those_not_named_are_video() -> None:
+    frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    found = roboreel.forecast({CAMERA: frame, OTHER: frame, "action": np.zeros(2)}, 100)
+    rest = found.total("memmap") - found.keys[CAMERA].memmap - found.keys[OTHER].memmap
+    assert found.total({CAMERA: "png"}) == rest + found.keys[CAMERA].png + found.keys[OTHER].video
+    assert found.total({CAMERA: "png", OTHER: "memmap"}) == rest + found.keys[CAMERA].png + found.keys[OTHER].memmap
+    assert found.total({}) == found.total("video")
+    with pytest.raises(ValueError, match=r"image_mode names \['nope'\]; the keys are"):
+        found.total({"nope": "png"})
+
+
+def test_video_options_are_measured(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (24, HEIGHT, WIDTH, 3), np.uint8)
+    keys = {CAMERA: noise[0], OTHER: noise[0]}
+    found = roboreel.forecast(keys, 24, sample={CAMERA: noise, OTHER: noise}, video_options={CAMERA: SHARP})
+    assert found.keys[CAMERA].video > 1.2 * found.keys[OTHER].video
+    assert found.to_dict()["encoding"] == {CAMERA: SHARP.to_dict(), OTHER: roboreel.VideoOptions().to_dict()}
+    assert any("measured on 24 frames, encoded as a recording would, as h264 with gop 30" in n for n in found.notes)
+    dataset = roboreel.LeRobotDatasetV2(tmp_path / "dataset", fps=10, video_options={CAMERA: SHARP})
+    dataset.add_episodes({CAMERA: noise, OTHER: noise})
+    taken = sizes(tmp_path / "dataset")
+    for key in keys:
+        assert abs(taken[key] - found.keys[key].video) < 0.25 * taken[key] + 2000
+    with pytest.raises(ValueError, match="video_options names 'nope'; the cameras are"):
+        roboreel.forecast(keys, 24, video_options={"nope": SHARP})
+
+
+def test_the_command_counts_cameras_as_they_are_stored_or_as_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "dataset"
+    dataset = roboreel.LeRobotDatasetV2(root, fps=10, image_mode={CAMERA: "png"}, video_options={OTHER: SHARP})
+    dataset.add_episodes({CAMERA: pictures(np.arange(20)), OTHER: pictures(np.arange(20))})
+    dataset.close()
+    found = told(capsys, root, "--frames", 100)
+    assert found["image_mode"] == {CAMERA: "png", OTHER: "video"}
+    assert found["encoding"][OTHER] == SHARP.to_dict()
+    rest = found["total"]["memmap"] - sum(found["keys"][key]["memmap"] for key in (CAMERA, OTHER))
+    assert found["total_so"] == rest + found["keys"][CAMERA]["png"] + found["keys"][OTHER]["video"]
+    asked = told(capsys, root, "--frames", 100, "--image-mode", f"{OTHER}=memmap", "--video.codec", "hevc")
+    assert asked["image_mode"] == {CAMERA: "png", OTHER: "memmap"}
+    assert asked["total_so"] == rest + found["keys"][CAMERA]["png"] + found["keys"][OTHER]["memmap"]
+    assert asked["encoding"][OTHER]["codec"] == "hevc"
+    main(["forecast", str(root), "--frames", "100", "--image-mode", "memmap"])
+    assert f"with {CAMERA} as memmap, {OTHER} as memmap" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["forecast", str(root), "--frames", "100", "--image-mode", "nope=png"])
+    assert "image_mode names 'nope'; the cameras are" in capsys.readouterr().err

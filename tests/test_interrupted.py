@@ -120,6 +120,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
 @pytest.mark.parametrize(("mode", "rounds"), [("memmap", 150), ("png", 60)])
 def test_at_random_instants(tmp_path: Path, mode: str, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("os.fdatasync", lambda _: None, raising=False)
     random = np.random.default_rng(5)
     options: dict[str, Any] = {"buffer_capacity": 12, "use_as_fifo_buffer": True, "image_mode": mode}
     dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, **options)

@@ -32,6 +32,7 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> Boots:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Boots:
     """Have the boot id be ours; the disk is too, so that no other one is waited for."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
     boots = Boots()
     users = [module for name, module in list(sys.modules.items()) if name.startswith("roboreel.store.")]
     for module in users:

@@ -288,6 +288,7 @@ class DatasetMachine(RuleBasedStateMachine):
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
 
 
 TestDataset = pytest.mark.usefixtures("_no_waiting_for_the_disk")(DatasetMachine.TestCase)

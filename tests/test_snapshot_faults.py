@@ -30,6 +30,7 @@ from tests.test_snapshot import MODES, check_alone, everything, ring
 @pytest.fixture
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
 
 
 # When it goes wrong

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -28,6 +29,9 @@ OPTIONS = {
     "av1-gop30": VideoOptions(gop=30, crf=40, preset="10"),
     "h264": VideoOptions(codec="h264"),
     "h264-gop250": VideoOptions(codec="h264", gop=250, preset="veryfast"),
+    "hevc": VideoOptions(codec="hevc"),
+    "hevc-gop30": VideoOptions(codec="hevc", gop=30, crf=20, preset="veryfast"),
+    "hevc-yuv444p": VideoOptions(codec="hevc", pix_fmt="yuv444p", gop=5),
     "h264-yuv444p": VideoOptions(codec="h264", pix_fmt="yuv444p", gop=1),
 }
 
@@ -58,7 +62,10 @@ def test_frame_k_is_at_k_over_fps(tmp_path: Path, fps: float) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(65, 97), (84, 84), (64, 161)])
-@pytest.mark.parametrize("options", [VideoOptions(), VideoOptions(codec="h264", pix_fmt="yuv444p")])
+@pytest.mark.parametrize(
+    "options",
+    [VideoOptions(), *(VideoOptions(codec=codec, pix_fmt="yuv444p") for codec in ("h264", "hevc"))],
+)
 def test_any_size(tmp_path: Path, height: int, width: int, options: VideoOptions) -> None:
     frames = painted_frames(range(5), height, width)
     assert encode_video(tmp_path / "a.mp4", [frames], fps=10, options=options).shape == (height, width, 3)
@@ -89,12 +96,26 @@ def test_refused_frames_leave_no_file(tmp_path: Path, blocks: list[Any], says: s
         ({"codec": "vp9"}, "video codec 'vp9' is none of"),
         ({"pix_fmt": "yuv444p"}, r"'yuv444p' cannot be written as av1; these can: \('yuv420p',\)"),
         ({"gop": 0}, "gop=0 must be a whole number from 1 to 65536"),
+        ({"gop": 2.0}, "gop=2.0 must be a whole number"),
+        ({"crf": True}, "crf=True one from 0 to 63"),
+        ({"preset": "veryfast"}, "preset 'veryfast' is none that av1 has: '0', '1', "),
+        ({"preset": 8}, "preset 8 is none that av1 has"),
+        ({"codec": "hevc", "preset": "8"}, "preset '8' is none that hevc has: 'ultrafast', "),
         ({"codec": "h264", "crf": 60}, "crf=60 one from 0 to 51"),
     ],
 )
 def test_refused_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidArgumentError, match=says):
         VideoOptions(**options)
+
+
+@pytest.mark.parametrize("codec", ["av1", "h264", "hevc"])
+def test_packets_come_in_the_order_in_which_they_are_shown(tmp_path: Path, codec: Any) -> None:
+    options = VideoOptions(codec=codec, gop=30)
+    encode_video(tmp_path / "a.mp4", [painted_frames(range(60))], fps=30, options=options)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        pts = [packet.pts or 0 for packet in container.demux(video=0) if packet.size]
+    assert pts == sorted(pts)
 
 
 def test_where_no_file_can_be(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from roboreel.cli.importing import parse_modes
 from roboreel.dataset.reading import Windows, gather
-from roboreel.schema import KeySpec
-from roboreel.store import Store, forecast, free_bytes, is_dataset
+from roboreel.schema import KeySpec, VideoOptions
+from roboreel.store import AskedMode, CameraStorage, Store, forecast, free_bytes, is_dataset
 
 _RUN = 16
 """Frames that follow each other, so that video can be coded as in a recording."""
@@ -32,21 +33,43 @@ class ForecastConfig:
     """Number of frames to come."""
     episode_length: int | None = None
     """Frames an episode. Left out: of a dataset, the mean of its episodes; of a LeRobot folder, one long episode."""
+    image_mode: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """How cameras would be stored: memmap, png or video; or, once for each of some cameras, as
+    observation.images.wrist=png. Cameras of which nothing is said count as they are."""
+    video: VideoOptions = field(default_factory=VideoOptions)
+    """How frames would be coded as video. Left as it is: as the dataset codes its own."""
     json: bool = False
     """Print JSON."""
 
 
 def run(arguments: Sequence[str]) -> None:
     config = tyro.cli(ForecastConfig, prog="roboreel forecast", args=arguments)
-    found = collect(config.dir, config.frames, config.episode_length)
+    options = None if config.video == VideoOptions() else config.video
+    found = collect(config.dir, config.frames, config.episode_length, parse_modes(config.image_mode), options)
     print(json.dumps(found, indent=1) if config.json else describe(found))
 
 
-def collect(root: Path, frames: int, episode_length: int | None = None) -> dict[str, Any]:
+def collect(
+    root: Path,
+    frames: int,
+    episode_length: int | None = None,
+    image_mode: AskedMode = None,
+    video_options: VideoOptions | None = None,
+) -> dict[str, Any]:
     """Return what `roboreel forecast` shows, as JSON values."""
     keys, fps, sample, length = _from_dataset(root) if is_dataset(root) else _from_lerobot(root)
-    found = forecast(keys, frames, fps=fps, episode_length=episode_length or length, sample=sample)
-    return {**found.to_dict(), "free_bytes": free_bytes(root)}
+    cameras = {key: spec.image_mode for key, spec in keys.items() if spec.image_mode is not None}
+    asked = CameraStorage.parse(image_mode)
+    asked.check_known(cameras)
+    modes = {key: asked.mode_of(key) or mode for key, mode in cameras.items()}
+    episode_length = episode_length or length
+    found = forecast(keys, frames, fps=fps, episode_length=episode_length, sample=sample, video_options=video_options)
+    return {
+        **found.to_dict(),
+        "image_mode": {key: mode.value for key, mode in modes.items()},
+        "total_so": found.total(modes),
+        "free_bytes": free_bytes(root),
+    }
 
 
 Found = tuple[Mapping[str, KeySpec], float, dict[str, NDArray[Any]], int | None]
@@ -90,6 +113,9 @@ def describe(found: Mapping[str, Any]) -> str:
     for key, sizes in rows.items():
         shown = " ".join(f"{_size(sizes[mode]):>10}" for mode in ("memmap", "png", "video"))
         lines.append(f"  {key:<{width}}  {shown}")
+    if found["image_mode"]:
+        modes = ", ".join(f"{key} as {mode}" for key, mode in found["image_mode"].items())
+        lines.append(f"  {_size(found['total_so'])} with {modes}")
     return "\n".join([*lines, *(f"  {note}" for note in found["notes"])])
 
 

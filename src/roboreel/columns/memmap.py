@@ -62,19 +62,16 @@ class MemmapWriter:
 
     def __init__(self, root: Path, spec: KeySpec, *, create: bool = False) -> None:
         self.spec = spec
-        self._file = DataFile(paths.column_path(root, spec.name), create=create)
+        self.file = DataFile(paths.column_path(root, spec.name), create=create)
 
     def allocate(self, capacity: int) -> None:
-        self._file.allocate(capacity * self.spec.frame_bytes)
+        self.file.allocate(capacity * self.spec.frame_bytes)
 
     def truncate(self, capacity: int) -> None:
-        self._file.truncate(capacity * self.spec.frame_bytes)
+        self.file.truncate(capacity * self.spec.frame_bytes)
 
     def write(self, slot: int, block: NDArray[Any]) -> None:
-        self._file.write_at(slot * self.spec.frame_bytes, block)
-
-    def sync(self) -> None:
-        self._file.sync()
+        self.file.write_at(slot * self.spec.frame_bytes, block)
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()

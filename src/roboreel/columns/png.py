@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from roboreel.columns.base import Column, Frames
 from roboreel.columns.frames import CameraFrames, PngFrames, decode_png
 from roboreel.format import files, paths
 from roboreel.format.records import CHECKSUM_DTYPE
+from roboreel.format.threads import Stop, cores, mapped, unless_stopped
 from roboreel.schema import KeySpec
 
 
@@ -43,15 +45,18 @@ class PngWriter:
         self._root = root
         self._unsynced: list[Path] = []
 
-    def stage(self, row: int, frames: CameraFrames) -> NDArray[np.uint64]:
-        """Store the frames under the number of a row that is not committed yet; return the files' checksums."""
+    def stage(self, row: int, frames: CameraFrames, stop: Stop) -> NDArray[np.uint64]:
+        """Store the frames under the number of a row that is not committed yet; return the files' checksums.
+
+        `CancelledError` ends it between two frames once `stop` is asked.
+        """
         target = paths.image_dir(self._root, self.spec.name, row)
         temporary = target.with_name(target.name + ".tmp")
         files.remove(temporary)
         files.remove(target)  # left by a writer that died before it committed this row
         files.make_dir(temporary)
         checksums = np.zeros(frames.length, CHECKSUM_DTYPE)
-        for position, data in enumerate(self._encoded(frames)):
+        for position, data in enumerate(unless_stopped(self._encoded(frames), stop)):
             files.write_new(temporary / paths.image_path(self._root, self.spec.name, row, position).name, data)
             checksums[position] = xxhash.xxh3_64_intdigest(data)
         files.rename(temporary, target)
@@ -70,8 +75,7 @@ class PngWriter:
                 frames.check_header(position, data)
                 yield data
             return
-        for block in frames.blocks():
-            yield from map(encode_png, block)
+        yield from mapped(encode_png, chain.from_iterable(frames.blocks()), cores())
 
     def drop(self, row: int) -> None:
         """Remove what is stored for a row, also what is half staged."""
@@ -82,8 +86,7 @@ class PngWriter:
 
     def sync(self) -> None:
         for directory in self._unsynced:
-            for path in sorted(directory.iterdir()):
-                files.sync_path(path)
+            files.sync_all((), sorted(directory.iterdir()))
             files.sync_path(directory)
             files.sync_path(directory.parent)
         self._unsynced.clear()

@@ -19,6 +19,7 @@ from roboreel.columns.kept_tables import kept_table
 from roboreel.columns.threads import Job, shared
 from roboreel.errors import VideoError
 from roboreel.format import files, paths
+from roboreel.format.threads import Stop, unless_stopped
 from roboreel.schema import KeySpec
 
 _PARTS_PER_THREAD = 2
@@ -95,12 +96,18 @@ class VideoWriter:
         self._next_file = next_file
         self._taken: dict[tuple[Path, int, int], int] = {}
         """Source file (path, size, time of change) → number here, so that a shared file is copied once."""
+        self._staged: int | None = None
+        """What the last `stage` has made, if it made a file."""
         self._unsynced: list[Path] = []
 
-    def stage(self, frames: CameraFrames) -> tuple[int, int]:
-        """Store an episode's frames; return the number of the video file and the frame of it where they begin."""
+    def stage(self, frames: CameraFrames, stop: Stop) -> tuple[int, int]:
+        """Store an episode's frames; return the number of the video file and the frame of it where they begin.
+
+        `CancelledError` ends it between two blocks of frames once `stop` is asked.
+        """
+        self._staged = None
         if not isinstance(frames, VideoFrames):
-            return self._encode(frames), 0
+            return self._encode(frames, stop), 0
         status = frames.path.stat()
         source = (frames.path.resolve(), status.st_size, status.st_mtime_ns)
         if source not in self._taken:
@@ -119,11 +126,13 @@ class VideoWriter:
         files.copy_new(frames.path, temporary)
         return self._publish(temporary, FrameTable.from_video(temporary), str(frames.path))
 
-    def _encode(self, frames: CameraFrames) -> int:
+    def _encode(self, frames: CameraFrames, stop: Stop) -> int:
         from roboreel.columns.encode import encode_video
 
         temporary = self._temporary()
-        table = encode_video(temporary, frames.blocks(), fps=self._fps, options=self.spec.video_options)
+        table = encode_video(
+            temporary, unless_stopped(frames.blocks(), stop), fps=self._fps, options=self.spec.video_options
+        )
         return self._publish(temporary, table, "the encoded video")
 
     def _temporary(self) -> Path:
@@ -146,6 +155,7 @@ class VideoWriter:
         video_path = paths.video_path(self._root, self.spec.name, file)
         files.rename(temporary, video_path)
         self._next_file += 1
+        self._staged = file
         self._unsynced += [table_path, video_path]
         return file
 
@@ -162,8 +172,8 @@ class VideoWriter:
 
     def drop_staged(self, files_in_use: Sequence[int]) -> None:
         """After a failure: remove what was staged and belongs to no committed episode."""
-        in_use = set(files_in_use)
-        for file in [file for file in self._taken.values() if file not in in_use]:
+        made = set(self._taken.values()) if self._staged is None else {*self._taken.values(), self._staged}
+        for file in sorted(made - set(files_in_use)):
             self.drop(file)
         files.remove(self._temporary())
 
@@ -176,8 +186,7 @@ class VideoWriter:
                     self._unsynced.append(path)
 
     def sync(self) -> None:
-        for path in self._unsynced:
-            files.sync_path(path)
+        files.sync_all((), self._unsynced)
         for directory in {path.parent for path in self._unsynced}:
             files.sync_path(directory)
             files.sync_path(directory.parent)

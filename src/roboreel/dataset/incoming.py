@@ -21,6 +21,7 @@ from roboreel.schema import (
 )
 from roboreel.store import ArrayFrames, Episode
 
+_COLOURS = (3, 4)
 _COUNTED = (INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY)
 
 
@@ -55,12 +56,13 @@ def _as_array(key: str, value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except Exception as error:  # tensors on a GPU, ragged lists, …
-        raise InvalidEpisodeError(f"{key!r} cannot be made a numpy array: {error}") from error
+        raise InvalidEpisodeError(f"{key!r} cannot be made a numpy array: {error}{_stack(key)}") from error
     if array.dtype.kind == "O" and array.ndim and all(isinstance(text, str) for text in array.reshape(-1)):
         array = array.astype(str)
     if array.dtype.kind not in "biufU":
         raise InvalidEpisodeError(
             f"{key!r} has dtype {array.dtype}, which cannot be stored; booleans, integers, floats and strings can"
+            + _stack(key)
         )
     if array.dtype.kind == "U" and (key in _COUNTED or array.ndim > 1):
         wanted = "must be numbers" if key in _COUNTED else "has more than one string a frame; give one"
@@ -87,6 +89,8 @@ def _what_to_type(key: str, array: NDArray[Any]) -> str:
     >>> _what_to_type("observation.image", np.zeros((2, 4, 5), np.uint16))
     "; type data['observation.image'][..., None] for one channel"
     """
+    if array.ndim == 3 and array.shape[-1] in _COLOURS and array.shape[1] > array.shape[-1]:
+        return f"; type data[{key!r}][None] for one frame"
     one_channel = array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 1)
     channel = "[..., None]" if array.ndim == 3 else ""
     name = f"data[{key!r}]"
@@ -96,9 +100,34 @@ def _what_to_type(key: str, array: NDArray[Any]) -> str:
         return f"; type {name}{channel}.astype('float32') for depth in metres"
     if one_channel and array.dtype.kind in "iu":
         return f"; type {name}{channel}.astype('uint16') for depth in millimetres, or 'uint8' for grey images"
+    return _colour(name, array)
+
+
+def _colour(typed: str, array: NDArray[Any]) -> str:
+    """As `_what_to_type`, for colours that are no uint8, or whose channels come first.
+
+    >>> _colour("x", np.zeros((5, 3, 48, 64), np.float32))
+    "; type (np.moveaxis(x, 1, -1) * 255).round().astype('uint8') for colours in [0, 1]"
+    """
+    if array.ndim != 4 or array.dtype.kind not in "iuf":
+        return ""
+    if array.shape[1] in (1, *_COLOURS) and array.shape[1] < min(array.shape[2:]):
+        typed = f"np.moveaxis({typed}, 1, -1)"
+    elif array.shape[-1] not in _COLOURS:
+        return ""
     if array.dtype.kind == "f":
-        return f"; type ({name} * 255).round().astype('uint8') for colours in [0, 1]"
-    return ""
+        if array.size and array.max() > 1:
+            return f"; type {typed}.round().astype('uint8') for colours from 0 to 255"
+        return f"; type ({typed} * 255).round().astype('uint8') for colours in [0, 1]"
+    if array.dtype == np.uint8:
+        return f"; type {typed}"
+    return f"; type {typed}.astype('uint8') for colours from 0 to 255"
+
+
+def _stack(key: str) -> str:
+    if not key.startswith(IMAGE_KEY_PREFIX):
+        return ""
+    return "; give frames of one size, as np.stack(images), in the memory of the CPU"
 
 
 def _runs(episode_index: NDArray[Any] | None, length: int) -> list[tuple[int, int]]:

@@ -11,8 +11,9 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.errors import DiskSpaceError, RoboreelError, StorageDirCorruptError, StorageError
+from roboreel.format.threads import in_threads
 
 Observer = Callable[[str, Path], None]
 """Called with the kind of effect (`create`, `write`, `allocate`, `extend`, `truncate`, `sync`, `rename`, `remove`,
@@ -46,13 +48,17 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 """A link where none is followed, and things that can be opened in no way that is of use."""
 _ZEROS = bytes(1 << 20)
+_SYNCS_AT_ONCE = 16
 _observers: list[Observer] = []
 _recorders: list[Callable[[Effect], None]] = []
 
 
 @contextlib.contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Have `observer` called before each file effect of this process; what it raises fails that effect."""
+    """Have `observer` called before each file effect of this process; what it raises fails that effect.
+
+    Where several cameras are stored at once, it is called by several threads at once.
+    """
     _observers.append(observer)
     try:
         yield
@@ -231,8 +237,13 @@ class DataFile:
         """Have the file's content reach the device, unless nothing was written since the last call."""
         if self.dirty:
             with _effect("sync", self.path):
-                os.fsync(self._fd)
-            self.dirty = False
+                self.wait_for_device()
+
+    def wait_for_device(self) -> None:
+        """The system's part of `sync`."""
+        # the time of change, which only fsync waits for, is not needed to read the content again; macOS has no other
+        getattr(os, "fdatasync", os.fsync)(self._fd)
+        self.dirty = False
 
     def read_at(self, offset: int, size: int) -> bytes:
         return os.pread(self._fd, size, offset)
@@ -299,11 +310,35 @@ def replace_atomically(path: Path, data: bytes) -> None:
 def sync_path(path: Path) -> None:
     """Have a file's content, or a directory's entries, reach the device."""
     with _effect("sync", path):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_all(files: Iterable[DataFile], paths: Iterable[Path] = ()) -> None:
+    """Sync many files at once: the device is waited for some times, not once for each file."""
+    waits: list[tuple[Path, Callable[[], None]]] = [(file.path, file.wait_for_device) for file in files if file.dirty]
+    waits += [(path, partial(_sync_path, path)) for path in paths]
+    for path, _ in waits:  # told of by us, in order: who watches may have effects of his own, threads and all
+        with _effect("sync", path):
+            pass
+    if len(waits) == 1:
+        _synced(*waits[0])
+    else:
+        in_threads([partial(_synced, *wait) for wait in waits], _SYNCS_AT_ONCE)
+
+
+def _synced(path: Path, sync: Callable[[], None]) -> None:
+    try:
+        sync()
+    except OSError as error:
+        raise storage_error(f"sync of {path}", error) from error
 
 
 def remove(path: Path) -> None:

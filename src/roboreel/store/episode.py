@@ -98,7 +98,8 @@ def parse_episode(episode: Episode, keys: Mapping[str, KeySpec], fps: float) -> 
         _check_length(key, frames.length, episode.length)
         if tuple(frames.shape) != keys[key].shape:
             raise InvalidEpisodeError(
-                f"{key!r}: frames of shape {tuple(frames.shape)}, where the dataset has {keys[key].shape}"
+                f"{key!r}: frames of shape {tuple(frames.shape)}, where the dataset has {keys[key].shape}; "
+                "resize them, or begin a new dataset"
             )
         if frames.dtype != keys[key].dtype:
             raise InvalidEpisodeError(

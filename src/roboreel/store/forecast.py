@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from roboreel.schema import (
     natural_image_mode,
     parse_image_mode,
 )
+from roboreel.store.cameras import AskedMode, AskedOptions, CameraStorage
 
 MAX_SAMPLE = 64
 """So many frames of a camera are encoded at most."""
 
 _PNG_SHARE = Fraction(1, 2)
-_AV1_SHARE = Fraction(1, 20)
+_VIDEO_SHARE = Fraction(1, 20)
 """Of the raw pixels, where no frame was given to be encoded: guesses, good to a factor of a few."""
 _VIDEO_INDEX_BYTES = 24
 """A frame's share of the tables in the MP4 file and beside it."""
@@ -52,6 +54,8 @@ class KeyForecast:
     video: int
     measured: int = 0
     """Frames that were really encoded for `png` and `video`; 0: those are assumed, unless the key is no camera."""
+    encoding: VideoOptions | None = None
+    """How they are coded in `video`; None for what is no camera or cannot be stored so."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,13 @@ class Forecast:
     notes: Sequence[str]
     """What was measured, what is assumed, what is left out: a sentence each."""
 
-    def total(self, image_mode: LeRobotDatasetV2ImageMode | str) -> int:
-        """Bytes of everything, with all cameras stored so."""
-        mode = parse_image_mode(image_mode).value
-        sizes: list[int] = [getattr(key, mode) for key in self.keys.values()]
+    def total(self, image_mode: AskedMode) -> int:
+        """Bytes of everything, with all cameras stored so, or each in its own mode and those not named as video."""
+        asked = CameraStorage.parse(image_mode)
+        if unknown := sorted(set(asked.modes) - set(self.keys)):
+            raise InvalidArgumentError(f"image_mode names {unknown}; the keys are {sorted(self.keys)}")
+        modes = {key: asked.mode_of(key) or LeRobotDatasetV2ImageMode.VIDEO for key in self.keys}
+        sizes: list[int] = [getattr(value, modes[key].value) for key, value in self.keys.items()]
         return self.owners + sum(sizes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,6 +92,7 @@ class Forecast:
             "owners": self.owners,
             "total": {mode: self.total(mode) for mode in _MODES},
             "growing": dict(self.growing),
+            "encoding": {key: value.encoding.to_dict() for key, value in self.keys.items() if value.encoding},
             "measured_frames": {key: value.measured for key, value in self.keys.items() if value.measured},
             "notes": list(self.notes),
         }
@@ -97,6 +105,7 @@ def forecast(
     fps: float = 10,
     episode_length: int | None = None,
     sample: Mapping[str, NDArray[Any]] | None = None,
+    video_options: AskedOptions = None,
 ) -> Forecast:
     """Return how many bytes `frames` frames of these keys take, per key and image mode; nothing is written.
 
@@ -107,8 +116,10 @@ def forecast(
         fps: Frames a second (Hz), which the encoder is told.
         episode_length: Frames an episode: each one's video file has a beginning of its own, and the first one's length
             is what storage doubles from. None: one long episode, and twice the frames at most.
-        sample: Consecutive frames of a camera, (n, height, width, channels) in its dtype, to be encoded as PNG and AV1;
-            of more than 64 the first are taken. For a camera without, PNG and video are guessed from its pixels.
+        sample: Consecutive frames of a camera, (n, height, width, channels) in its dtype, to be encoded as PNG and
+            video; of more than 64 the first are taken. For a camera without, both are guessed from its pixels.
+        video_options: How frames would be coded as video, as for `LeRobotDatasetV2`. None: as the specs say; AV1 as
+            LeRobot writes it where they do not.
 
     Raises:
         InvalidArgumentError: the number of frames or a key cannot be.
@@ -125,7 +136,12 @@ def forecast(
     if unknown := sorted(set(sample) - {key for key, spec in specs.items() if spec.is_camera}):
         raise InvalidArgumentError(f"sample has frames of {unknown}, which are no cameras of these keys")
     Manifest(fps, specs, frames, fixed_capacity=True, ring=False)  # refuses what a dataset could not hold
-    found = {key: _forecast_key(spec, frames, length, fps, sample.get(key)) for key, spec in specs.items()}
+    asked = CameraStorage.parse(None, video_options)
+    asked.check_known([key for key, spec in specs.items() if spec.is_camera])
+    measure = partial(_forecast_key, frames=frames, length=length, fps=fps)
+    found = {
+        key: measure(spec, sample=sample.get(key), asked=asked.video_options_of(key)) for key, spec in specs.items()
+    }
     told = Forecast(frames, found, frames * OWNER_DTYPE.itemsize, {}, _notes(specs, found))
     slots = 2 * frames if episode_length is None else grown_slots(length, frames)
     return replace(
@@ -175,7 +191,15 @@ def _spec_of(key: str, example: Any) -> KeySpec:
     return KeySpec(key, array.dtype.newbyteorder("<"), array.shape)
 
 
-def _forecast_key(spec: KeySpec, frames: int, length: int, fps: float, sample: NDArray[Any] | None) -> KeyForecast:
+def _forecast_key(
+    spec: KeySpec,
+    *,
+    frames: int,
+    length: int,
+    fps: float,
+    sample: NDArray[Any] | None,
+    asked: VideoOptions | None,
+) -> KeyForecast:
     checksums = frames * CHECKSUM_DTYPE.itemsize
     raw = frames * spec.frame_bytes + checksums
     natural = natural_image_mode(spec.dtype, spec.shape[-1]) if spec.is_camera else LeRobotDatasetV2ImageMode.MEMMAP
@@ -189,11 +213,12 @@ def _forecast_key(spec: KeySpec, frames: int, length: int, fps: float, sample: N
     png = round(frames * (_png_bytes(sample) if len(sample) else spec.frame_bytes * _PNG_SHARE)) + checksums
     if natural is LeRobotDatasetV2ImageMode.PNG:
         return KeyForecast(raw, png, png, len(sample))
-    each, once = spec.frame_bytes * _AV1_SHARE, Fraction(_VIDEO_FILE_BYTES)
+    options = asked or spec.video_options or VideoOptions()
+    each, once = spec.frame_bytes * _VIDEO_SHARE, Fraction(_VIDEO_FILE_BYTES)
     if len(sample):
-        each, once = _av1_bytes(sample, length, fps)
+        each, once = _video_bytes(sample, length, fps, options)
     video = round(frames * each + -(-frames // length) * once)
-    return KeyForecast(raw, png, video, len(sample))
+    return KeyForecast(raw, png, video, len(sample), options)
 
 
 def _png_bytes(sample: NDArray[Any]) -> Fraction:
@@ -203,7 +228,9 @@ def _png_bytes(sample: NDArray[Any]) -> Fraction:
     return Fraction(sum(len(encode_png(image)) for image in sample), len(sample))
 
 
-def _av1_bytes(sample: NDArray[np.uint8], length: int, fps: float) -> tuple[Fraction, Fraction]:
+def _video_bytes(
+    sample: NDArray[np.uint8], length: int, fps: float, options: VideoOptions
+) -> tuple[Fraction, Fraction]:
     """Return bytes a frame, really encoded in files of `length` frames, and bytes that a file has besides."""
     from roboreel._optional import require
     from roboreel.columns.encode import encode_video
@@ -214,7 +241,7 @@ def _av1_bytes(sample: NDArray[np.uint8], length: int, fps: float) -> tuple[Frac
     with tempfile.TemporaryDirectory() as folder:
         for start in starts:  # each file begins with a frame that is coded by itself
             path = Path(folder) / "sample.mp4"
-            encode_video(path, [sample[start : start + length]], fps=fps, options=VideoOptions())
+            encode_video(path, [sample[start : start + length]], fps=fps, options=options)
             files += path.stat().st_size
             with av.open(str(path)) as container:
                 packets += sum(packet.size for packet in container.demux(video=0))
@@ -236,10 +263,13 @@ def _notes(specs: Mapping[str, KeySpec], found: Mapping[str, KeyForecast]) -> li
             notes.append(f"{key}: float32 depth is stored as memmap only, and counted so in every mode")
             continue
         if found[key].measured:
-            notes.append(f"{key}: png and video measured on {found[key].measured} frames, encoded as a recording would")
+            coded = found[key].encoding
+            how = f", as {coded.codec} with gop {coded.gop} and crf {coded.crf}" if coded else ""
+            measured = f"measured on {found[key].measured} frames, encoded as a recording would"
+            notes.append(f"{key}: png and video {measured}{how}")
         else:
             notes.append(
-                f"{key}: png and video are guessed ({float(_PNG_SHARE):.0%} and {float(_AV1_SHARE):.0%} of the "
+                f"{key}: png and video are guessed ({float(_PNG_SHARE):.0%} and {float(_VIDEO_SHARE):.0%} of the "
                 "pixels), good to a factor of a few; give sample frames"
             )
         if natural_image_mode(spec.dtype, spec.shape[-1]) is not LeRobotDatasetV2ImageMode.VIDEO:

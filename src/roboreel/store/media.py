@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.columns.png import PngWriter
 from roboreel.columns.video import VideoWriter
 from roboreel.format import files, paths
+from roboreel.format.threads import Stop, cores, in_threads
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.episode import Episode
 from roboreel.store.store import Store
@@ -42,13 +45,23 @@ class MediaFiles:
         return files
 
     def stage(self, episode: Episode) -> tuple[list[tuple[int, int]], dict[str, Words]]:
-        """Store an episode's images under the number of the row that comes next.
+        """Store an episode's images under the number of the row that comes next, several cameras at once.
 
         Returns (video file, first frame) of each video camera, and the checksums of the PNG files of the others.
         """
-        row = self._store.state.rows
-        checksums = {key: png.stage(row, episode.cameras[key]) for key, png in self._pngs.items()}
-        return [self._videos[key].stage(episode.cameras[key]) for key in self._store.manifest.video_keys], checksums
+        row, stop, frames = self._store.state.rows, Stop(), episode.cameras
+        clips: dict[str, tuple[int, int]] = {}
+        checksums: dict[str, Words] = {}
+
+        def stage_png(key: str) -> None:
+            checksums[key] = self._pngs[key].stage(row, frames[key], stop)
+
+        def stage_video(key: str) -> None:
+            clips[key] = self._videos[key].stage(frames[key], stop)
+
+        jobs = [*(partial(stage_video, key) for key in self._videos), *(partial(stage_png, key) for key in self._pngs)]
+        in_threads(jobs, max(2, cores()), stop)
+        return [clips[key] for key in self._store.manifest.video_keys], checksums
 
     def drop_staged(self) -> None:
         """After a failure: remove what was staged; where that fails too, the next `evict` sweeps."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from roboreel.columns.memmap import MemmapWriter
 from roboreel.format import paths
-from roboreel.format.files import DataFile, make_dir
+from roboreel.format.files import DataFile, make_dir, sync_all
 from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, OWNER_EDIT
 from roboreel.schema import KeySpec
 from roboreel.store.store import Store
@@ -36,6 +36,10 @@ class SlotFiles:
             for key, spec in keys.items()
             if spec.has_checksums
         }
+
+    @property
+    def files(self) -> list[DataFile]:
+        return [*(column.file for column in self.columns.values()), self.owners, *self.checksums.values()]
 
     def allocate(self, capacity: int) -> None:
         """Give every file room for `capacity` frames."""
@@ -82,10 +86,7 @@ class SlotFiles:
                 self.columns[name].write(start, saved[name])
 
     def sync(self) -> None:
-        for column in self.columns.values():
-            column.sync()
-        for file in (self.owners, *self.checksums.values()):
-            file.sync()
+        sync_all(self.files)
 
     def close(self) -> None:
         for column in self.columns.values():

@@ -39,9 +39,9 @@ class StringFiles:
             strings_hash=sums[-1],
         )
 
-    def sync(self) -> None:
-        self._lines.sync()
-        self._sums.sync()
+    @property
+    def files(self) -> list[DataFile]:
+        return [self._lines, self._sums]
 
     def close(self) -> None:
         self._lines.close()

@@ -371,10 +371,8 @@ class Writer:
 
     def _make_durable(self) -> None:
         self._lock.check_owned()
-        self._slots.sync()
+        files.sync_all([*self._slots.files, self._episodes, *self._strings.files])
         self._media.sync()
-        self._episodes.sync()
-        self._strings.sync()
         durable, state = self._records.durable(), self.store.state
         if durable.generation != state.generation or durable.at_risk_length or durable.redo:
             self._records.put_durable(state)
