@@ -234,21 +234,27 @@ def decode_range(path: Path | str, first: int, length: int, *, block: int) -> It
 
         for frames in decode_range("episode_000000.mp4", 0, 300, block=64): ...   # 64, 64, 64, 64, 44 frames
     """
+    return decode_frames(path, np.arange(first, first + length), block=block)
+
+
+def decode_frames(path: Path | str, numbers: NDArray[np.int64], *, block: int) -> Iterator[NDArray[np.uint8]]:
+    """As `decode_range`, for frame numbers (n,) that increase or repeat."""
     path = Path(path)
     try:
         status = os.stat(path)
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror})") from error
     table = _recent_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
-    if first < 0 or first + length > len(table):
-        raise VideoError(f"{path}: holds {len(table)} frames, but frames {first} to {first + length - 1} are wanted")
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(table):
+        span = f"frames {numbers.min()} to {numbers.max()}"
+        raise VideoError(f"{path}: holds {len(table)} frames, but {span} are wanted")
     decoder = VideoDecoder(path, table, threads="AUTO")
     try:
-        for start in range(first, first + length, block):
-            indices = np.arange(start, min(start + block, first + length))
-            frames = np.empty((len(indices), *table.shape), np.uint8)
-            decoder.read(indices, indices - start, frames)
-            yield frames
+        for start in range(0, len(numbers), block):
+            distinct, inverse = np.unique(numbers[start : start + block], return_inverse=True)
+            frames = np.empty((len(distinct), *table.shape), np.uint8)
+            decoder.read(distinct, np.arange(len(distinct)), frames)
+            yield frames if len(distinct) == len(inverse) else frames[inverse]
     finally:
         decoder.close()
 

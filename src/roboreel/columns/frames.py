@@ -114,6 +114,24 @@ class VideoFrames(CameraFrames):
         return decode_range(self.path, self.first, self.length, block=self.frames_per_block)
 
 
+@dataclass(frozen=True, eq=False)
+class PickedFrames(CameraFrames):
+    """Frames `numbers` (n,) of a video file, which increase or repeat: not all of a part, so that they are decoded."""
+
+    path: Path
+    numbers: NDArray[np.int64]
+    shape: tuple[int, ...]
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return len(self.numbers)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        from roboreel.columns.decode import decode_frames
+
+        return decode_frames(self.path, self.numbers, block=self.frames_per_block)
+
+
 def _png_flaw(data: bytes) -> str | None:
     r"""What is wrong with the bytes of a PNG file, found without decoding them; None where nothing is.
 

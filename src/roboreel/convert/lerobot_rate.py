@@ -27,10 +27,10 @@ def check_rate(
     are merely somewhat off or do not advance, it is a warning.
     """
     for key, rate in video_rates.items():
-        if _factor(rate, info.fps) > _CLOSE:
+        if rates_differ(rate, info.fps):
             warnings.add(
                 f"{info.path}: fps is {info.fps:g}, and the video of camera {key!r} has {rate:.4g} frames a second: "
-                "one frame is taken for each row"
+                "one frame is taken for each row, by number where there are as many, else by timestamp"
             )
     step = _median_step(entries)
     if step is None:
@@ -52,6 +52,11 @@ def check_rate(
             f'{said}; type "fps": {rates[0] if rates else 1 / step:.4g} there, or correct the timestamps (in seconds)'
         )
     warnings.add(f"{said}" + (" (the videos agree with fps)" if videos_agree else "") + ": fps is taken as it is")
+
+
+def rates_differ(rate: float, other: float) -> bool:
+    """Whether two rates are further apart than recorded clocks jitter."""
+    return _factor(rate, other) > _CLOSE
 
 
 def _factor(rate: float, other: float) -> float:

@@ -2,7 +2,7 @@
 
 from roboreel.columns.base import Decoding, Frames, VideoDecoderName
 from roboreel.columns.frame_table import FrameTable
-from roboreel.columns.frames import ArrayFrames, CameraFrames, PngFrames, VideoFrames
+from roboreel.columns.frames import ArrayFrames, CameraFrames, PickedFrames, PngFrames, VideoFrames
 from roboreel.format.files import free_bytes
 from roboreel.format.filesystem import check_ring_place
 from roboreel.format.manifest import Manifest, check_no_lerobot, is_unfinished
@@ -47,6 +47,7 @@ __all__ = [
     "Frames",
     "KeyForecast",
     "Manifest",
+    "PickedFrames",
     "PngFrames",
     "Repaired",
     "Report",
