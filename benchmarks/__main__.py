@@ -6,6 +6,7 @@ make bench ARGS="--only video_windows --quick"
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,22 @@ def main() -> None:
     scene = Scene(args.cache / ("quick" if args.quick else "full"), "quick" if args.quick else "full")
     seconds = args.seconds or (1.0 if args.quick else 6.0)
     run = results.about_this_run(results.command_line())
+    failed: list[str] = []
     for benchmark in SUITE:
         if args.only and benchmark.name not in args.only:
             continue
         print(f"\n{benchmark.name}: {benchmark.title}", flush=True)
-        result = measure(benchmark, scene, seconds)
+        try:
+            result = measure(benchmark, scene, seconds)
+        except Exception:  # noqa: BLE001 - told, and counted at the end: the others took minutes
+            traceback.print_exc()
+            failed.append(benchmark.name)
+            continue
         results.write(output, benchmark.name, {**result, "run": run})
         show(result)
     print(f"\n{output}")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 def show(result: dict[str, Any]) -> None:
