@@ -110,7 +110,7 @@ ROW: dict[str, tuple[float, ...]] = {
     "max_gap": (float("nan"), float("inf"), -1.0),
     "wall_start": (float("nan"), float("inf")),
 }
-CLIPS = {"file": (-1, 99, FAR), "first": (-1, 100, FAR)}
+CLIPS = {"file": (-1, 99, FAR), "first": (-1, -100, 100, FAR)}
 METADATA: dict[str, Callable[[dict[str, Any]], object]] = {
     "capacity 17": lambda m: m.update(capacity=17),
     "capacity 5": lambda m: m.update(capacity=5),

@@ -329,8 +329,7 @@ def test_an_edit_that_a_dead_writer_committed_is_in_the_copy(tmp_path: Path) -> 
     with observed(dies), pytest.raises(roboreel.StorageError), dataset.edit("action") as action:
         action[:] = 7
     writer: Any = dataset._opening._writer
-    writer._close_files()
-    writer._lock.release()
+    writer.let_go()
     assert Store.open(tmp_path / "dataset").state.redo
     LeRobotDatasetV2(tmp_path / "dataset", readonly=True).snapshot(tmp_path / "place")
     check_alone(tmp_path / "place")

@@ -105,24 +105,24 @@ def describe(found: Mapping[str, Any]) -> str:
     """Return what `roboreel forecast` prints."""
     width = max(len(key) for key in (*found["keys"], "growing"))
     lines = [
-        f"{found['frames']:,} frames, {_size(found['free_bytes'])} free",
+        f"{found['frames']:,} frames, {shown_size(found['free_bytes'])} free",
         f"  {'':<{width}}  {'memmap':>10} {'png':>10} {'video':>10}",
     ]
     rows = {**found["keys"], "owners": dict.fromkeys(found["total"], found["owners"]), "total": found["total"]}
     rows["growing"] = found["growing"]
     for key, sizes in rows.items():
-        shown = " ".join(f"{_size(sizes[mode]):>10}" for mode in ("memmap", "png", "video"))
+        shown = " ".join(f"{shown_size(sizes[mode]):>10}" for mode in ("memmap", "png", "video"))
         lines.append(f"  {key:<{width}}  {shown}")
     if found["image_mode"]:
         modes = ", ".join(f"{key} as {mode}" for key, mode in found["image_mode"].items())
-        lines.append(f"  {_size(found['total_so'])} with {modes}")
+        lines.append(f"  {shown_size(found['total_so'])} with {modes}")
     return "\n".join([*lines, *(f"  {note}" for note in found["notes"])])
 
 
-def _size(count: float) -> str:
+def shown_size(count: float) -> str:
     """Return bytes in decimal units.
 
-    >>> _size(999), _size(20_500_000)
+    >>> shown_size(999), shown_size(20_500_000)
     ('999 B', '20.5 MB')
     """
     for unit in ("B", "kB", "MB", "GB"):

@@ -104,6 +104,9 @@ def describe(root: Path) -> str:
         lines.append(f"  lost       {info['lost_frames']:,} frames, being overwritten when their writer died")
     if "format" in info["provenance"]:
         lines.append(f"  taken from {info['provenance']['format']} {info['provenance'].get('folder', '')}".rstrip())
+    for told in info["provenance"].get("conversions", []):
+        changes = (f"{key} {one['from']} -> {one['to']}" for key, one in told["cameras"].items())
+        lines.append(f"  converted  {', '.join(changes)}")
     lines += [f"  task       {task}" for task in info["tasks"][:3]]
     if len(info["tasks"]) > 3:
         lines.append(f"             … and {len(info['tasks']) - 3} more")

@@ -18,6 +18,7 @@ COMMANDS = {
     "import": ("roboreel.cli.importing", "take a LeRobot folder (v2.0, v2.1, v3.0) in as a roboreel dataset"),
     "info": ("roboreel.cli.info", "show what a dataset holds"),
     "forecast": ("roboreel.cli.forecasting", "say how many bytes a recording like this one will take"),
+    "convert": ("roboreel.cli.converting", "store cameras as memmap, PNG or video, in place or in a copy"),
     "snapshot": ("roboreel.cli.snapshotting", "copy a dataset as it stands, also while it is written"),
     "cache": ("roboreel.cli.caching", "show or clear the frames that were decoded once and kept"),
     "verify": ("roboreel.cli.verifying", "compare every byte of a dataset with its checksums"),

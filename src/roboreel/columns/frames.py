@@ -80,7 +80,7 @@ class PngFrames(CameraFrames):
     def blocks(self) -> Iterator[NDArray[Any]]:
         step = self.frames_per_block
         for start in range(0, self.length, step):
-            yield np.stack([self._decode(i) for i in range(start, min(start + step, self.length))])
+            yield np.stack([self.decoded(i) for i in range(start, min(start + step, self.length))])
 
     def check_header(self, i: int, data: bytes) -> None:
         """Refuse, without decoding it, a file that is not a whole PNG of the right size: each chunk has a checksum."""
@@ -95,7 +95,8 @@ class PngFrames(CameraFrames):
             )
         check_png_depth(data, self.dtype, f"{self.source}, frame {i}")
 
-    def _decode(self, i: int) -> NDArray[Any]:
+    def decoded(self, i: int) -> NDArray[Any]:
+        """Frame i, (H, W, C)."""
         return decode_png(self.read(i), self.shape, f"{self.source}, frame {i}", self.dtype)
 
 

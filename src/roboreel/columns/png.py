@@ -45,9 +45,10 @@ class PngWriter:
         self._root = root
         self._unsynced: list[Path] = []
 
-    def stage(self, row: int, frames: CameraFrames, stop: Stop) -> NDArray[np.uint64]:
+    def stage(self, row: int, frames: CameraFrames, stop: Stop, first: int = 0) -> NDArray[np.uint64]:
         """Store the frames under the number of a row that is not committed yet; return the files' checksums.
 
+        `first` is the position of the first one in its episode: above 0 where a ring has overwritten the beginning.
         `CancelledError` ends it between two frames once `stop` is asked.
         """
         target = paths.image_dir(self._root, self.spec.name, row)
@@ -57,7 +58,8 @@ class PngWriter:
         files.make_dir(temporary)
         checksums = np.zeros(frames.length, CHECKSUM_DTYPE)
         for position, data in enumerate(unless_stopped(self._encoded(frames), stop)):
-            files.write_new(temporary / paths.image_path(self._root, self.spec.name, row, position).name, data)
+            name = paths.image_path(self._root, self.spec.name, row, first + position).name
+            files.write_new(temporary / name, data)
             checksums[position] = xxhash.xxh3_64_intdigest(data)
         files.rename(temporary, target)
         self._unsynced.append(target)

@@ -17,7 +17,7 @@ from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import CameraFrames, VideoFrames
 from roboreel.columns.kept_tables import kept_table
 from roboreel.columns.threads import Job, shared
-from roboreel.errors import VideoError
+from roboreel.errors import StorageDirCorruptError, VideoError
 from roboreel.format import files, paths
 from roboreel.format.threads import Stop, unless_stopped
 from roboreel.schema import KeySpec
@@ -41,6 +41,11 @@ class VideoColumn(Column):
             return
         clips = frames.clips[:, self._clip]
         file_numbers, numbers = clips["file"], clips["first"] + frames.positions
+        if numbers.min() < 0:  # `first` is below 0 only where the episode's beginning is overwritten
+            raise StorageDirCorruptError(
+                f"{paths.EPISODES}: a frame of {self.spec.name!r} would lie {-numbers.min()} before the first of its "
+                "video; type roboreel verify"
+            )
         order = np.lexsort((numbers, file_numbers))
         first = np.ones(len(order), np.bool_)
         first[1:] = (np.diff(file_numbers[order]) != 0) | (np.diff(numbers[order]) != 0)

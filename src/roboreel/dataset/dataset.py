@@ -20,7 +20,7 @@ from roboreel.dataset.episodes import (
     statistics,
 )
 from roboreel.dataset.opening import Opening, check_storage
-from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, gather, parse_windows
+from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, parse_windows
 from roboreel.dataset.recording import Recording
 from roboreel.dataset.transforms import transform_images
 from roboreel.errors import (
@@ -265,7 +265,7 @@ class LeRobotDatasetV2(Recording):
         store = self._need_store()
         check_window_keys(self._windows, store.manifest.keys)  # another process may have made the dataset since
         held = indices.episodes if isinstance(indices, BlockBatch) else 0
-        arrays, masks = gather(store, slots, self.data_keys, self._windows, held)
+        arrays, masks = self._opening.gather(slots, self.data_keys, self._windows, held)
         batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype, self._depth_unit)
         if self.image_transform is not None:
             transform_images(batch, store.manifest.keys, self.image_transform)
@@ -294,7 +294,7 @@ class LeRobotDatasetV2(Recording):
             slots = episode_slots(store, episode_index)
             if slots is None or (self._episodes is not None and episode_index not in self._episodes):
                 raise episode_not_found(episode_index, self.get_unique_episode_indices())
-            arrays, _ = gather(store, slots, self.data_keys, Windows({}))
+            arrays, _ = self._opening.gather(slots, self.data_keys, Windows({}))
             if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):
                 break
             looked = (store.state.generation, slots.tobytes())
@@ -322,7 +322,7 @@ class LeRobotDatasetV2(Recording):
                 "dataset; read frames by index, or import with decode_images=True"
             )
         slots = self._slots(range(len(self)))
-        arrays, _ = gather(store, slots, [key], Windows({}))
+        arrays, _ = self._opening.gather(slots, [key], Windows({}))
         return as_given(store, key, arrays[key])
 
     def get_unique_episode_indices(self) -> Ints:

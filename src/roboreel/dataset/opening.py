@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.dataset.reading import Arrays, Ints, Windows, gather
 from roboreel.errors import (
     CapacityError,
+    DatasetReplacedError,
     EditOpenError,
     InvalidArgumentError,
     NotADatasetError,
@@ -24,7 +27,10 @@ from roboreel.errors import (
 )
 from roboreel.store import (
     AskedMode,
+    AskedOptions,
     CameraStorage,
+    Conversion,
+    ConversionReport,
     Episode,
     Manifest,
     SnapshotReport,
@@ -43,6 +49,9 @@ from roboreel.store import (
     request_snapshot,
     with_capacity,
 )
+
+_LOOK_S = 0.1
+"""How often a reader looks whether the dataset was converted; a look costs some microseconds."""
 
 
 class Opening:
@@ -74,6 +83,7 @@ class Opening:
         self._writer: Writer | None = None
         self._edited: str | None = None
         """The key of which an edit is open."""
+        self._look_again = 0.0
         self._renew_lock()
         self._check_arguments()
         try:
@@ -136,6 +146,8 @@ class Opening:
         if self._store is None:
             with self._lock:
                 self._open_store()
+        elif time.monotonic() > self._look_again:
+            self.follow()
         return self._store
 
     def _open_store(self) -> None:
@@ -147,6 +159,32 @@ class Opening:
         self._store = store
         if self._capacity is not None and not self._readonly:
             self._take_capacity(store)
+
+    def follow(self) -> Store:
+        """Return the open store; a new one where the dataset was converted: the same frames in the same slots."""
+        self._look_again = time.monotonic() + _LOOK_S
+        store = self._store
+        if store is not None and not store.is_converted:
+            return store
+        with self._lock:
+            if self._store is store:  # else another thread was first
+                self._writer = None  # not ours: nobody converts what we hold the lock of
+                opened = Store.open(self.root)
+                self._use_cache(opened)
+                if store is not None:
+                    opened.decoding.take(store.decoding)
+                self._store = opened  # the old one is not closed: another thread may be reading from it
+            assert self._store is not None
+            return self._store
+
+    def gather(self, slots: Ints, keys: Sequence[str], windows: Windows, held: int = 0) -> tuple[Arrays, Arrays]:
+        """Read, as `reading.gather` does, also while the dataset is converted."""
+        store = self.store()
+        assert store is not None
+        try:
+            return gather(store, slots, keys, windows, held)
+        except DatasetReplacedError:  # converted just now: the same frames are in the same slots
+            return gather(self.follow(), slots, keys, windows, held)
 
     def _check_stored(self, store: Store) -> None:
         manifest = store.manifest
@@ -244,6 +282,39 @@ class Opening:
             if self._writer is not None and self._writer.is_ours:
                 return self._writer.snapshot(dest)
         return request_snapshot(self.root, dest, readonly=self._readonly, timeout_s=timeout_s)
+
+    def conversion(self, image_mode: AskedMode, video_options: AskedOptions, dest: Path | None) -> Conversion:
+        """What a conversion would do."""
+        store = self.store()
+        assert store is not None
+        return Conversion.plan(store, image_mode, video_options, dest)
+
+    def convert(
+        self,
+        image_mode: AskedMode,
+        video_options: AskedOptions,
+        dest: Path | None,
+        *,
+        force: bool,
+        progress: bool,
+    ) -> ConversionReport:
+        """Convert, holding the writer's lock; a copy of what cannot be written is made without."""
+        if dest is not None and (self._readonly or not os.access(self.root, os.W_OK)):
+            return self.conversion(image_mode, video_options, dest).run(None, force=force, progress=progress)
+        with self._changing("convert"):
+            had_writer = self._writer is not None and self._writer.is_ours
+            writer = self.writer()
+            try:
+                conversion = self.conversion(image_mode, video_options, dest)
+                report = conversion.run(writer, force=force, progress=progress)
+            finally:
+                if not had_writer and not writer.closed:
+                    writer.close()
+            if dest is None and conversion.changed:
+                # what was asked on opening was true then
+                self.cameras, self._capacity = CameraStorage(), None
+                self._writer = self._store = None
+            return report
 
     def close(self) -> None:
         """Let go of everything; the next `store()` opens again."""

@@ -14,7 +14,17 @@ from roboreel.dataset.batch import loader_workers
 from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening
 from roboreel.errors import FrameIndexError, RoboreelError
-from roboreel.store import Decoding, Episode, SnapshotReport, Store, check_editable
+from roboreel.store import (
+    AskedMode,
+    AskedOptions,
+    ConversionForecast,
+    ConversionReport,
+    Decoding,
+    Episode,
+    SnapshotReport,
+    Store,
+    check_editable,
+)
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -165,6 +175,54 @@ class Recording(Base):
         """
         self._need_store()
         return self._opening.snapshot(Path(dest), timeout_s)
+
+    def convert(
+        self,
+        image_mode: AskedMode,
+        *,
+        to: str | Path | None = None,
+        video_options: AskedOptions = None,
+        force: bool = False,
+        progress: bool = False,
+    ) -> ConversionReport:
+        """Store cameras in another image mode, here or in a copy; frames keep their indices, and everything else stays.
+
+        Lossless where the new mode is (memmap, PNG). The new dataset is built beside the old one and exchanged with it:
+        killed anywhere, the old or the new one is there, and the same call goes on where it was. Readers in other
+        processes follow by themselves. `uuid` stays, `generation` grows by one.
+
+            report = dataset.convert({"observation.images.wrist": "memmap"})
+            print(report.payoff)
+
+        Args:
+            image_mode: "memmap", "png" or "video" for all cameras, or {camera key: mode}: the others stay as they are.
+            to: A new or an empty directory for a converted copy, a dataset with a uuid of its own; this one then
+                stays as it is.
+            video_options: How video is coded, for all or {camera key: VideoOptions}; where given, a camera that is
+                video already, and of other options, is coded anew.
+            force: Go on where the forecast says that it does not fit, and raise a capacity in bytes that is too small.
+            progress: Show a progress bar, on a terminal.
+
+        Raises:
+            InvalidArgumentError: no such camera, or it cannot be stored so (depth as video), or not there.
+            DiskSpaceError: it does not fit, by the forecast or in the end; the dataset is as it was.
+            CapacityError: a capacity in bytes is too small for it. DatasetLockedError: another process is writing.
+            StorageDirCorruptError: frames are damaged.
+        """
+        self._need_store()
+        dest = None if to is None else Path(to)
+        return self._opening.convert(image_mode, video_options, dest, force=force, progress=progress)
+
+    def forecast_conversion(
+        self, image_mode: AskedMode, *, to: str | Path | None = None, video_options: AskedOptions = None
+    ) -> ConversionForecast:
+        """Return the bytes that `convert` with the same arguments will take, before and after; nothing is written.
+
+        Memmap is exact; PNG and video are told by encoding up to 64 frames of each camera.
+        """
+        self._need_store()
+        dest = None if to is None else Path(to)
+        return self._opening.conversion(image_mode, video_options, dest).forecast()
 
     def flush(self) -> None:
         """Wait until everything that was added would survive a power cut."""

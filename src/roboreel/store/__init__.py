@@ -11,6 +11,9 @@ from roboreel.store.cameras import AskedMode, AskedOptions, CameraStorage
 from roboreel.store.capacity import Capacity, check_not_smaller, parse_capacity, with_capacity
 from roboreel.store.check import find_problems, is_dataset
 from roboreel.store.cloning import SnapshotReport
+from roboreel.store.conversion import Conversion, ConversionReport
+from roboreel.store.conversion_forecast import CameraForecast, ConversionForecast
+from roboreel.store.conversion_place import put_back
 from roboreel.store.editing import changed_rows, check_editable
 from roboreel.store.episode import Episode, infer_keys
 from roboreel.store.forecast import Forecast, KeyForecast, forecast
@@ -24,6 +27,7 @@ from roboreel.store.frame_cache import (
 )
 from roboreel.store.image_size import AskedSize
 from roboreel.store.layout import check_empty, discard, frame_bytes
+from roboreel.store.read_cost import payoff_text, source_window_seconds, window_seconds
 from roboreel.store.repair import Repaired, repair
 from roboreel.store.snapshot import request_snapshot
 from roboreel.store.store import Store, Touched
@@ -36,9 +40,13 @@ __all__ = [
     "AskedOptions",
     "AskedSize",
     "CacheReport",
+    "CameraForecast",
     "CameraFrames",
     "CameraStorage",
     "Capacity",
+    "Conversion",
+    "ConversionForecast",
+    "ConversionReport",
     "DecodedCache",
     "Decoding",
     "Episode",
@@ -77,8 +85,12 @@ __all__ = [
     "is_unfinished",
     "parse_capacity",
     "parse_decoded_cache",
+    "payoff_text",
+    "put_back",
     "repair",
     "request_snapshot",
+    "source_window_seconds",
     "verify",
+    "window_seconds",
     "with_capacity",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -128,11 +128,11 @@ class _Copy:
 
     def take(self) -> None:
         """Make every file of the copy."""
-        sizes = list(self._mutable())
+        sizes = list(mutable_files(self._store, self._state, self._capacity))
         for name, size, length in sizes:
             self._copy(name, size, length, left=sum(size for _, size, _ in sizes))
         same = self._same_rows()
-        for path, row in self._media():
+        for path, row in media_files(self._store, self._store.manifest.keys):
             self._link(path, is_earlier=row < len(same) and bool(same[row]))
         if self._state.redo:
             self._copy(Path(paths.REDO), _size(self._store.root / paths.REDO))
@@ -177,42 +177,6 @@ class _Copy:
             files.sync_path(directory)
 
     # What there is
-
-    def _mutable(self) -> Iterator[tuple[Path, int, int]]:
-        """Every file that is written in place or appended to: path, bytes that count, length."""
-        root, state, slots = self._store.root, self._state, []
-        for key, spec in self._store.manifest.keys.items():
-            if not spec.needs_decoding:
-                slots.append((paths.column_path(root, key), spec.frame_bytes))
-            if spec.has_checksums:
-                slots.append((paths.checksum_path(root, key), CHECKSUM_DTYPE.itemsize))
-        slots.append((root / paths.OWNERS, OWNER_DTYPE.itemsize))
-        for path, width in slots:
-            yield path.relative_to(root), state.frames * width, self._capacity * width
-        rows = state.rows * self._store.table.rows.dtype.itemsize
-        yield Path(paths.EPISODES), rows, rows
-        yield Path(paths.STRINGS), state.string_bytes, state.string_bytes
-        sums = min(state.strings * STRING_SUM_DTYPE.itemsize, size_of(root / paths.STRING_SUMS))
-        if sums >= 0:
-            yield Path(paths.STRING_SUMS), sums, sums
-
-    def _media(self) -> Media:
-        """Every file that a surviving frame is in."""
-        root, table = self._store.root, self._store.table
-        frame_name = paths.IMAGE_TEMPLATE.rpartition("/")[2]
-        for key, spec in self._store.manifest.keys.items():
-            if spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
-                for row in table.live.tolist():
-                    folder = paths.image_dir(root, key, row).relative_to(root)
-                    first = int(table.live_starts[row] - table.starts[row])
-                    for frame in range(first, int(table.rows["length"][row])):
-                        yield folder / frame_name.format(frame=frame), row
-            elif spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
-                clips = table.rows["clips"]["file"][:, self._store.manifest.video_keys.index(key)]
-                numbers, firsts = np.unique(clips[table.live], return_index=True)
-                for number, row in zip(numbers.tolist(), table.live[firsts].tolist(), strict=True):
-                    for path_of in (paths.frame_table_path, paths.video_path):
-                        yield path_of(root, key, number).relative_to(root), row
 
     def _same_rows(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """For each row that the earlier snapshot has too, whether it is the same episode."""
@@ -261,6 +225,53 @@ class _Copy:
             files.make_dir(directory)
             self._directories.add(directory)
             directory = directory.parent
+
+
+def mutable_files(store: Store, state: State, capacity: int) -> Iterator[tuple[Path, int, int]]:
+    """Yield every file that is written in place or appended to: path in the dataset, bytes that count, length."""
+    for name, width in slot_files(store):
+        yield name, state.frames * width, capacity * width
+    rows = state.rows * store.table.rows.dtype.itemsize
+    yield Path(paths.EPISODES), rows, rows
+    yield from ((name, size, size) for name, size in string_files(store, state))
+
+
+def string_files(store: Store, state: State) -> Iterator[tuple[Path, int]]:
+    """Yield the files of the strings: path in the dataset, bytes that count."""
+    yield Path(paths.STRINGS), state.string_bytes
+    sums = min(state.strings * STRING_SUM_DTYPE.itemsize, size_of(store.root / paths.STRING_SUMS))
+    if sums >= 0:
+        yield Path(paths.STRING_SUMS), sums
+
+
+def slot_files(store: Store, without: Collection[str] = ()) -> Iterator[tuple[Path, int]]:
+    """Yield every file that is addressed by slot, those of the keys `without` left out: path in it, bytes a slot."""
+    nowhere = Path()
+    for key, spec in store.manifest.keys.items():
+        if key not in without and not spec.needs_decoding:
+            yield paths.column_path(nowhere, key), spec.frame_bytes
+        if key not in without and spec.has_checksums:
+            yield paths.checksum_path(nowhere, key), CHECKSUM_DTYPE.itemsize
+    yield Path(paths.OWNERS), OWNER_DTYPE.itemsize
+
+
+def media_files(store: Store, keys: Iterable[str]) -> Media:
+    """Yield every image and video file of these keys that a surviving frame is in."""
+    nowhere, table, manifest = Path(), store.table, store.manifest
+    frame_name = paths.IMAGE_TEMPLATE.rpartition("/")[2]
+    for key in keys:
+        if manifest.keys[key].image_mode is LeRobotDatasetV2ImageMode.PNG:
+            for row in table.live.tolist():
+                folder = paths.image_dir(nowhere, key, row)
+                first = int(table.live_starts[row] - table.starts[row])
+                for frame in range(first, int(table.rows["length"][row])):
+                    yield folder / frame_name.format(frame=frame), row
+        elif manifest.keys[key].image_mode is LeRobotDatasetV2ImageMode.VIDEO:
+            clips = table.rows["clips"]["file"][:, manifest.video_keys.index(key)]
+            numbers, firsts = np.unique(clips[table.live], return_index=True)
+            for number, row in zip(numbers.tolist(), table.live[firsts].tolist(), strict=True):
+                for path_of in (paths.frame_table_path, paths.video_path):
+                    yield path_of(nowhere, key, number), row
 
 
 def _size(path: Path) -> int:

@@ -210,27 +210,26 @@ def _forecast_key(
         )
     if natural is LeRobotDatasetV2ImageMode.MEMMAP:
         return KeyForecast(raw, raw, raw)
-    png = round(frames * (_png_bytes(sample) if len(sample) else spec.frame_bytes * _PNG_SHARE)) + checksums
+    one = Fraction(sum(png_sizes(sample)), len(sample)) if len(sample) else spec.frame_bytes * _PNG_SHARE
+    png = round(frames * one) + checksums
     if natural is LeRobotDatasetV2ImageMode.PNG:
         return KeyForecast(raw, png, png, len(sample))
     options = asked or spec.video_options or VideoOptions()
     each, once = spec.frame_bytes * _VIDEO_SHARE, Fraction(_VIDEO_FILE_BYTES)
     if len(sample):
-        each, once = _video_bytes(sample, length, fps, options)
+        each, once = video_bytes(sample, length, fps, options)
     video = round(frames * each + -(-frames // length) * once)
     return KeyForecast(raw, png, video, len(sample), options)
 
 
-def _png_bytes(sample: NDArray[Any]) -> Fraction:
-    """Bytes a frame, really encoded."""
+def png_sizes(sample: NDArray[Any]) -> list[int]:
+    """Bytes of each frame's PNG file, really encoded."""
     from roboreel.columns.png import encode_png
 
-    return Fraction(sum(len(encode_png(image)) for image in sample), len(sample))
+    return [len(encode_png(image)) for image in sample]
 
 
-def _video_bytes(
-    sample: NDArray[np.uint8], length: int, fps: float, options: VideoOptions
-) -> tuple[Fraction, Fraction]:
+def video_bytes(sample: NDArray[np.uint8], length: int, fps: float, options: VideoOptions) -> tuple[Fraction, Fraction]:
     """Return bytes a frame, really encoded in files of `length` frames, and bytes that a file has besides."""
     from roboreel._optional import require
     from roboreel.columns.encode import encode_video

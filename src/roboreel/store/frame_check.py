@@ -237,7 +237,11 @@ class FrameCheck:
             return table_path, f"cannot be read: {error}"
         rows, live = self._store.table.rows, self._store.table.live
         mine = live[rows["clips"]["file"][live, clip] == file]
-        ends = rows["clips"]["first"][mine, clip] + rows["length"][mine]
+        firsts = rows["clips"]["first"][mine, clip]
+        begins = firsts + self._store.table.live_starts[mine] - rows["start"][mine]
+        if int(begins.min(initial=0)) < 0:
+            return table_path, "begins after the first frame that its episodes need"
+        ends = firsts + rows["length"][mine]
         if len(table) < int(ends.max(initial=0)):
             return table_path, f"has {len(table)} frames, its episodes need {int(ends.max())}"
         try:

@@ -86,4 +86,7 @@ def _media(store: Store) -> dict[Path, set[str]]:
 
 def _entries(folder: Path) -> list[Path]:
     with files.looking_at(folder):
-        return sorted(folder.iterdir()) if folder.is_dir() else []
+        try:
+            return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):  # also where a writer has just evicted it
+            return []

@@ -135,7 +135,7 @@ def put_in_place(build: Path, dest: Path) -> None:
         files.rename(build, dest)  # also over an empty directory
         files.sync_path(dest.parent)
         return
-    with _replaceable(dest), _directory_lock(dest):
+    with _replaceable(dest), directory_lock(dest):
         if not clone.exchange(build, dest):
             _rename_both(build, dest)
         files.sync_path(dest.parent)
@@ -185,11 +185,11 @@ def _claimed(build: Path) -> Iterator[None]:
     for _ in range(_TRIES):
         if build.exists():
             _check_ours(build)
-            with _directory_lock(build):
+            with directory_lock(build):
                 files.remove(build)
         if not files.make_dir(build):
             continue
-        with _directory_lock(build) as is_there:
+        with directory_lock(build) as is_there:
             if is_there:
                 yield
                 return
@@ -208,8 +208,12 @@ def _check_ours(leftover: Path) -> None:
 
 
 @contextlib.contextmanager
-def _directory_lock(path: Path) -> Iterator[bool]:
-    """Lock a directory without a file in it; gives whether the path still leads to what was locked."""
+def directory_lock(path: Path, what: str = "making a snapshot in") -> Iterator[bool]:
+    """Lock a directory without a file in it; gives whether the path still leads to what was locked.
+
+    Raises:
+        DatasetLockedError: another process is doing `what` there.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -222,7 +226,7 @@ def _directory_lock(path: Path) -> Iterator[bool]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise DatasetLockedError(f"another process is making a snapshot in {path}; {_WAIT}") from None
+                raise DatasetLockedError(f"another process is {what} {path}; {_WAIT}") from None
             # a network file system that locks no directories: there the caller takes care that only one builds
         yield os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path))
     finally:

@@ -74,8 +74,10 @@ def _alone(rows: NDArray[np.void], state: State, lost: Bools) -> Iterator[tuple[
 def _clips(rows: NDArray[np.void]) -> Iterator[tuple[Bools, Any]]:
     if "clips" not in (rows.dtype.names or ()):
         return
-    for name in ("file", "first"):
-        outside = np.any((rows["clips"][name] < 0) | (rows["clips"][name] >= _MOST), axis=1)
+    # a file may begin with the first frame that survived, later than the episode; but not after its end
+    lowest = {"file": np.zeros(len(rows), np.int64), "first": np.minimum(0, 1 - rows["length"])}
+    for name, low in lowest.items():
+        outside = np.any((rows["clips"][name] < low[:, None]) | (rows["clips"][name] >= _MOST), axis=1)
         yield outside, lambda one, name=name: f"has clips of which {name} is {one['clips'][name].tolist()}"
 
 

@@ -66,6 +66,20 @@ class Store(Following):
     @classmethod
     def open(cls, root: Path) -> Store:
         """Open a directory; `NotADatasetError` or `StorageDirCorruptError` where it cannot be read."""
+        while True:
+            before = _identity(root)
+            try:
+                store = cls._opened(root)
+            except (RoboreelError, OSError):
+                if _identity(root) == before:
+                    raise
+                continue  # exchanged by a conversion: a part of each was read
+            if _identity(root) == before:
+                return store
+            store.close()
+
+    @classmethod
+    def _opened(cls, root: Path) -> Store:
         manifest, _ = read_manifest(root)
         store = cls(root, manifest)
         if store.state.capacity > manifest.capacity:  # grown between our two looks
@@ -234,6 +248,14 @@ class Store(Following):
         except (FileNotFoundError, NotADirectoryError):
             return False
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether a conversion has put another directory, of the same dataset, into the place of this one."""
+        try:
+            return not self.is_in_place and read_manifest(self.root)[0].uuid == self.manifest.uuid
+        except (OSError, RoboreelError):  # gone, moved, something else: what is open goes on being read
+            return False
+
     def _check_in_place(self) -> None:
         if not self.is_in_place:
             raise DatasetReplacedError(
@@ -346,3 +368,11 @@ class Store(Following):
         before = np.maximum(after - 1, 0)
         nearer = np.where(slots - alive[before] <= alive[after] - slots, alive[before], alive[after])
         return np.where(lost, nearer, slots)
+
+
+def _identity(root: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(root)
+    except OSError:
+        return (-1, -1)
+    return status.st_dev, status.st_ino

@@ -291,8 +291,7 @@ class Writer:
         try:
             yield
         except BaseException:
-            self._close_files()
-            self._lock.release()
+            self.let_go()
             raise
 
     def _apply_redo(self) -> None:
@@ -383,10 +382,11 @@ class Writer:
             if self._lock.is_owned and not self.closed:
                 self.flush()
         finally:
-            self._close_files()
-            self._lock.release()
+            self.let_go()
 
-    def _close_files(self) -> None:
+    def let_go(self) -> None:
+        """Close the files and release the lock, without a flush."""
         self.closed = True
         for file in (self._records, self._episodes, self._strings, self._slots):
             file.close()
+        self._lock.release()
