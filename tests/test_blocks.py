@@ -155,3 +155,16 @@ def test_what_cannot_be_is_refused(numbers_only: LeRobotDatasetV2, options: dict
 def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="holds no episode yet"):
         EpisodeBlocks(LeRobotDatasetV2(tmp_path / "new", fps=10), batch_size=4)
+
+
+def test_persistent_workers_are_told_of_the_epoch(numbers_only: LeRobotDatasetV2) -> None:
+    blocks = EpisodeBlocks(numbers_only, batch_size=16, episodes=2)
+    loader = DataLoader(blocks, batch_size=None, num_workers=2, persistent_workers=True)
+    given = []
+    for epoch, start in ((0, 0), (1, 0), (1, 2)):
+        blocks.set_epoch(epoch, start)
+        given.append([batch["index"].tolist() for batch in loader])
+    for k, (epoch, start) in enumerate(((0, 0), (1, 0), (1, 2))):
+        fresh = EpisodeBlocks(numbers_only, batch_size=16, episodes=2, epoch=epoch)
+        assert given[k] == list(fresh.indices(workers=2))[start:]
+    assert given[0] != given[1]

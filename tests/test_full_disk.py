@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roboreel import DiskSpaceError, LeRobotDatasetV2
+from roboreel import DiskSpaceError, LeRobotDatasetV2, RoboreelWarning
+from roboreel.cli import main
 from tests.recordings import CAMERA, Data, recording
 from tests.test_power_loss import contents
 
@@ -110,3 +111,19 @@ def test_a_ring_and_an_edit_go_on_in_the_room_that_they_have(small_disk: Path) -
     with dataset.edit("action") as actions:
         actions *= -1
     assert np.all(dataset.get_data_by_key("action") <= 0)
+
+
+def test_a_cache_of_decoded_frames_on_a_full_disk_ends_in_decoding(small_disk: Path, tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    with LeRobotDatasetV2(root, fps=10, image_mode="png", buffer_capacity=2000) as dataset:
+        for first in range(0, 800, 200):
+            dataset.add_episodes(recording(200, first, camera=True), no_flush=True)
+    plain = LeRobotDatasetV2(root, readonly=True).get_batch(range(800))[CAMERA]
+    cached = LeRobotDatasetV2(root, readonly=True, decoded_cache=("1MB", small_disk))
+    cached.get_batch(range(100))
+    fill(small_disk, leave=0)
+    with pytest.warns(RoboreelWarning, match="no space left"):
+        batches = [cached.get_batch(range(at, at + 100))[CAMERA] for at in range(0, 800, 100)]
+    assert (np.concatenate(batches) == plain.numpy()).all()  # and no SIGBUS from a hole in the cache's table
+    main(["cache", str(root), "--place", str(small_disk), "--clear"])
+    assert [path.name for path in small_disk.iterdir()] == ["blocker"]

@@ -90,7 +90,7 @@ def _chosen(frames: Frames, which: Ints) -> Frames:
 
 
 class VideoIdentity:
-    """Tells frames of videos apart by the hash of their file, its size and time of change, and their number in it.
+    """Tells frames of videos apart by the hash of their file, its inode, size and time of change, and by number.
 
     The hash was taken at ingest. Size and time are looked at with each batch, so that a file that somebody has put in
     the place of another is decoded, whatever its table says.
@@ -115,7 +115,7 @@ class VideoIdentity:
         status = os.stat(path)
         seen = (status.st_ino, status.st_size, status.st_mtime_ns)
         if known is None or known[1] != seen:
-            parts = (self._column.table(number).file_hash, status.st_size, status.st_mtime_ns)
+            parts = (self._column.table(number).file_hash, *seen)  # a time of change can be set, by `cp -p` or `tar`
             identity = xxhash.xxh3_64_intdigest(np.array(parts, np.uint64).tobytes())
             known = self._known[number] = (path, seen, identity)
         return known[2]

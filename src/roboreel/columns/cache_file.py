@@ -197,7 +197,7 @@ class CacheFile:
         if found is not None and not self._fits(found):
             table = DataFile(self._table_path)
             try:
-                table.extend(table_bytes(self._slots))
+                table.allocate(table_bytes(self._slots))  # no holes: to read one on a full tmpfs is a SIGBUS
                 self._change_places(table, found)
             finally:
                 table.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,11 +59,13 @@ class EpisodeBlocks(Base):
     world_size: int = 1
     drop_last: bool = False
     """Leave out the last batch of a worker where it is not full."""
+    _position: Any = field(init=False, repr=False)
+    """Epoch and start, in memory that workers share."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.episodes < 1:
+        if not all(type(number) is int and number >= 1 for number in (self.batch_size, self.episodes)):
             raise InvalidArgumentError(
-                f"batch_size={self.batch_size}, episodes={self.episodes}; both must be 1 or more"
+                f"batch_size={self.batch_size}, episodes={self.episodes}; both must be integers, 1 or more"
             )
         if not 0 <= self.rank < self.world_size:
             raise InvalidArgumentError(f"rank={self.rank} of world_size={self.world_size}; give 0 <= rank < world_size")
@@ -71,13 +73,18 @@ class EpisodeBlocks(Base):
             raise InvalidArgumentError(f"seed={self.seed}; give one from 0 to 2**63 - 1")
         if not len(self.dataset):
             raise InvalidArgumentError(f"{self.dataset.storage_dir} holds no episode yet")
+        import torch
+
+        self._position = torch.zeros(2, dtype=torch.int64)
+        self._position.share_memory_()  # type: ignore[no-untyped-call]
         self.set_epoch(self.epoch, self.start)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Have the next iteration give this epoch, from batch `start` on; not with `persistent_workers`."""
+        """Have the next iteration give this epoch, from batch `start` on, also in persistent workers."""
         if epoch < 0 or start < 0:
             raise InvalidArgumentError(f"epoch={epoch}, start={start}; both must be 0 or more")
         self.epoch, self.start = epoch, start
+        self._position[0], self._position[1] = epoch, start
 
     def num_batches(self, num_workers: int = 0, rank: int | None = None) -> int:
         """Return how many batches this process, or another one, gets in an epoch from so many workers.
@@ -91,6 +98,7 @@ class EpisodeBlocks(Base):
         from torch.utils.data import get_worker_info
 
         info = get_worker_info()
+        self.epoch, self.start = self._position.tolist()  # a persistent worker has kept those of its first epoch
         workers, worker = (1, 0) if info is None else (info.num_workers, info.id)
         done, following = _given(self._counts(workers, self.rank), self.start)
         stream = (worker + following) % workers  # so that the order goes on as it would have
