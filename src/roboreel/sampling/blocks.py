@@ -76,7 +76,7 @@ class EpisodeBlocks(Base):
         import torch
 
         self._position = torch.zeros(2, dtype=torch.int64)
-        self._position.share_memory_()  # type: ignore[no-untyped-call]
+        self._position.share_memory_()
         self.set_epoch(self.epoch, self.start)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
