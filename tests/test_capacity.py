@@ -318,3 +318,14 @@ def test_what_the_metadata_promise_and_the_disk_has_not_is_promised_no_more(root
         dataset.add_episodes(recording(5, 10))
         assert numbers_of(dataset.get_batch(range(15))) == list(range(15))
     assert metadata(root)["capacity"] == 20
+
+
+def test_what_was_asked_once_does_not_stand_against_what_another_process_has_given_since(root: Path) -> None:
+    dataset = made(root, [3], buffer_capacity=5)
+    dataset.close()
+    asked = LeRobotDatasetV2(root, buffer_capacity=7)
+    asked.close()
+    LeRobotDatasetV2(root, buffer_capacity=9).close()
+    assert len(asked) == len(dataset) == 3
+    dataset.add_episodes(recording(6, 3))
+    assert numbers_of(asked.get_batch(range(9))) == list(range(9))

@@ -159,6 +159,7 @@ class Opening:
         self._store = store
         if self._capacity is not None and not self._readonly:
             self._take_capacity(store)
+        self._capacity = None  # taken: when we open again, another process may have given it more
 
     def follow(self) -> Store:
         """Return the open store; a new one where the dataset was converted: the same frames in the same slots."""
@@ -242,6 +243,7 @@ class Opening:
         self._writer = Writer.create(self.root, with_capacity(manifest, self._capacity), episode)
         self._use_cache(self._writer.store)
         self._store = self._writer.store
+        self._capacity = None  # as above
 
     def _check_writable(self) -> None:
         if self._readonly:
