@@ -18,10 +18,15 @@ def test_a_killed_writer_loses_at_most_what_it_was_replacing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setup: tuple[str, int | None], kills: int
 ) -> None:
     monkeypatch.setattr(torture, "SETUPS", [setup])
-    figures = torture.run(torture.Args(kills=kills, seed=7), tmp_path)
-    assert figures.kills == kills
-    assert figures.operations > kills // 2
-    assert figures.lost == 0
+    operations = 0
+    for again in range(10):  # on a busy machine most writers are killed before they have done anything
+        (tmp_path / str(again)).mkdir()
+        figures = torture.run(torture.Args(kills=kills, seed=7 + 100 * again), tmp_path / str(again))
+        assert (figures.kills, figures.lost) == (kills, 0)
+        operations += figures.operations
+        if operations > kills // 2:
+            break
+    assert operations > kills // 2
 
 
 def test_the_judge_sees_a_frame_that_is_missing_one_too_many_and_one_that_is_wrong(tmp_path: Path) -> None:
