@@ -86,11 +86,12 @@ class PngWriter:
         files.remove(target.with_name(target.name + ".tmp"))
         files.remove(target)
 
-    def sync(self) -> None:
-        for directory in self._unsynced:
-            files.sync_all((), sorted(directory.iterdir()))
-            files.sync_path(directory)
-            files.sync_path(directory.parent)
+    def unsynced(self) -> list[Path]:
+        """What must reach the device before a record counts on it, directories after what is in them."""
+        inside = [path for directory in self._unsynced for path in sorted(directory.iterdir())]
+        return [*inside, *self._unsynced, *{directory.parent: None for directory in self._unsynced}]
+
+    def forget_unsynced(self) -> None:
         self._unsynced.clear()
 
 

@@ -190,9 +190,10 @@ class VideoWriter:
                 if path.exists():
                     self._unsynced.append(path)
 
-    def sync(self) -> None:
-        files.sync_all((), self._unsynced)
-        for directory in {path.parent for path in self._unsynced}:
-            files.sync_path(directory)
-            files.sync_path(directory.parent)
+    def unsynced(self) -> list[Path]:
+        """What must reach the device before a record counts on it, directories after what is in them."""
+        directories = {path.parent: None for path in self._unsynced}
+        return [*self._unsynced, *directories, *{directory.parent: None for directory in directories}]
+
+    def forget_unsynced(self) -> None:
         self._unsynced.clear()

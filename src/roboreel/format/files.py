@@ -48,7 +48,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENODEV)
 """A link where none is followed, and things that can be opened in no way that is of use."""
 _ZEROS = bytes(1 << 20)
-_SYNCS_AT_ONCE = 16
+_SYNCS_AT_ONCE, _SYNCS_AT_A_TIME = 16, 1024
 _observers: list[Observer] = []
 _recorders: list[Callable[[Effect], None]] = []
 
@@ -325,6 +325,11 @@ def sync_all(files: Iterable[DataFile], paths: Iterable[Path] = ()) -> None:
     """Sync many files at once: the device is waited for some times, not once for each file."""
     waits: list[tuple[Path, Callable[[], None]]] = [(file.path, file.wait_for_device) for file in files if file.dirty]
     waits += [(path, partial(_sync_path, path)) for path in paths]
+    for start in range(0, len(waits), _SYNCS_AT_A_TIME):
+        _sync_some(waits[start : start + _SYNCS_AT_A_TIME])
+
+
+def _sync_some(waits: list[tuple[Path, Callable[[], None]]]) -> None:
     for path, _ in waits:  # told of by us, in order: who watches may have effects of his own, threads and all
         with _effect("sync", path):
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +103,14 @@ class MediaFiles:
         for key, video in self._videos.items():
             video.take_for_unsynced(np.unique(self._clip_files(key, rows)).tolist())
 
-    def sync(self) -> None:
-        for png in self._pngs.values():
-            png.sync()
-        for video in self._videos.values():
-            video.sync()
+    def unsynced(self) -> list[Path]:
+        """What must reach the device before a record counts on it; `forget_unsynced` once it has."""
+        return [path for writer in self._writers for path in writer.unsynced()]
+
+    def forget_unsynced(self) -> None:
+        for writer in self._writers:
+            writer.forget_unsynced()
+
+    @property
+    def _writers(self) -> list[PngWriter | VideoWriter]:
+        return [*self._pngs.values(), *self._videos.values()]

@@ -21,7 +21,7 @@ from roboreel.errors import StorageDirCorruptError
 from roboreel.format import files, paths
 from roboreel.format.files import DataFile
 from roboreel.format.records import CHECKSUM_DTYPE
-from roboreel.format.threads import Stop
+from roboreel.format.threads import Stop, in_threads
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
 from roboreel.store.journal import Clip
 from roboreel.store.slots import frame_checksums
@@ -190,12 +190,14 @@ class _PngTarget(CameraTarget):
         self._writer = PngWriter(root, spec)
 
     def take(self, row: int, slot: int, position: int, frames: CameraFrames) -> Clip:
-        self._sums.write(slot, self._writer.stage(row, frames, Stop(), position))
+        stop = Stop()
+        (sums,) = in_threads([lambda: self._writer.stage(row, frames, stop, position)], 1, stop)
+        self._sums.write(slot, sums)
         return 0, 0
 
     def sync(self) -> None:
-        self._writer.sync()
-        self._sums.file.sync()
+        files.sync_all([self._sums.file], self._writer.unsynced())
+        self._writer.forget_unsynced()
 
     def close(self) -> None:
         self._sums.close()
@@ -206,11 +208,13 @@ class _VideoTarget(CameraTarget):
         self._writer = VideoWriter(root, spec, fps, next_file)
 
     def take(self, row: int, slot: int, position: int, frames: CameraFrames) -> Clip:  # noqa: ARG002
-        file, first = self._writer.stage(frames, Stop())
+        stop = Stop()
+        ((file, first),) = in_threads([lambda: self._writer.stage(frames, stop)], 1, stop)
         return file, first - position
 
     def sync(self) -> None:
-        self._writer.sync()
+        files.sync_all((), self._writer.unsynced())
+        self._writer.forget_unsynced()
 
 
 class _Sums:

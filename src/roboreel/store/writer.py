@@ -370,8 +370,8 @@ class Writer:
 
     def _make_durable(self) -> None:
         self._lock.check_owned()
-        files.sync_all([*self._slots.files, self._episodes, *self._strings.files])
-        self._media.sync()
+        files.sync_all([*self._slots.files, self._episodes, *self._strings.files], self._media.unsynced())
+        self._media.forget_unsynced()
         durable, state = self._records.durable(), self.store.state
         if durable.generation != state.generation or durable.at_risk_length or durable.redo:
             self._records.put_durable(state)
