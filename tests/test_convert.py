@@ -245,6 +245,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "none of the image modes" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [1, 2])
+def test_several_cameras_are_typed_after_one_flag_or_each_after_its_own(tmp_path: Path, flags: int) -> None:
+    data, right = recording(3, camera=True), "observation.images.right"
+    with LeRobotDatasetV2(tmp_path / "dataset", fps=10, image_mode="memmap") as dataset:
+        dataset.add_episodes({**data, right: data[CAMERA]})
+    typed = [f"{CAMERA}=png", f"{right}=video"]
+    typed = ["--image-mode", *typed] if flags == 1 else ["--image-mode", typed[0], "--image-mode", typed[1]]
+    main(["convert", str(tmp_path / "dataset"), *typed, "--quiet", "--codec", "h264", "--preset", "ultrafast"])
+    keys = Store.open(tmp_path / "dataset").manifest.keys
+    assert [keys[key].to_dict()["stored"] for key in (CAMERA, right)] == ["png", "video"]
+
+
 def test_an_import_says_when_it_has_paid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(__file__).parent / "data" / "v3.0_pusht_image_slice"
     main(["import", str(folder), str(tmp_path / "dataset"), "--decode-images"])

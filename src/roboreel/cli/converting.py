@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ class ConvertConfig:
 
     dir: tyro.conf.Positional[Path]
     """The directory of the dataset."""
-    image_mode: tuple[str, ...]
+    image_mode: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
     """memmap, png or video; or CAMERA=MODE for each of some cameras, as observation.images.wrist=memmap."""
     to: Path | None = None
     """A new or an empty directory for a converted copy; the dataset then stays as it is."""
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str]) -> None:
     given = {name: getattr(config, name) for name in ("codec", "crf", "gop", "preset", "pix_fmt")}
     given = {name: value for name, value in given.items() if value is not None}
     options = VideoOptions(**given) if given else None
-    mode = parse_modes(config.image_mode)
+    mode = parse_modes([*itertools.chain.from_iterable(config.image_mode)])
     with LeRobotDatasetV2(config.dir, readonly=config.forecast) as dataset:
         quiet = config.quiet or config.json
         found = None
