@@ -140,8 +140,8 @@ def test_incomplete_batches_can_be_left_out(numbers_only: LeRobotDatasetV2) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0, episodes=8; both must be 1 or more"),
-        ({"episodes": 0}, "batch_size=4, episodes=0; both must be 1 or more"),
+        ({"batch_size": 0}, "batch_size=0, episodes=8; both must be integers, 1 or more"),
+        ({"episodes": 0}, "batch_size=4, episodes=0; both must be integers, 1 or more"),
         ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2; give 0 <= rank < world_size"),
         ({"seed": -1}, "seed=-1; give one from 0"),
         ({"epoch": -1}, "epoch=-1, start=0; both must be 0 or more"),
