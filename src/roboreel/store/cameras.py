@@ -116,7 +116,7 @@ class CameraStorage:
                 shown = f"{mode.value!r}" if key not in self.modes else f"{{{key!r}: {mode.value!r}}}"
                 raise InvalidArgumentError(
                     f"image_mode={shown}, but the cameras of {where} are stored as {_modes(cameras.values())}; "
-                    "leave image_mode out"
+                    "leave image_mode out, or have them stored otherwise by roboreel convert"
                 )
             if key in self.options_of:
                 self._check_video(key, spec.image_mode)
