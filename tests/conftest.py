@@ -17,6 +17,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a test a core: threads that wait for each other by spinning took minutes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline: it is a timed assertion, and a shared machine breaks it. The blob reproduces a failure elsewhere.
 hypothesis.settings.register_profile("roboreel", deadline=None, print_blob=True)
