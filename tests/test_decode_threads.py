@@ -22,8 +22,9 @@ from roboreel.columns.decode_parts import parts
 from roboreel.columns.decoder_pool import DecoderPool
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.kept_tables import KeptTables
-from roboreel.columns.threads import Threads, available_cores
+from roboreel.columns.threads import Threads
 from roboreel.errors import InvalidArgumentError, MissingDependencyError, VideoError
+from roboreel.format.threads import available_cores
 from tests.test_video_decode import FRAMES, VIDEOS
 from tests.video_files import X264_B, painted_frames, read_number, read_numbers, write_video
 

@@ -319,6 +319,8 @@ def test_it_is_cleared_by_a_command_while_others_read(root: Path, capsys: pytest
     assert (report(dataset).decoded, report(dataset).frames) == (2 * FRAMES, FRAMES)
     main(["cache", str(root), "--clear", "--json"])
     assert json.loads(capsys.readouterr().out)["cleared"]["frames"] == FRAMES
+    main(["cache", str(root), "--place", str(root.parent / "nowhere"), "--clear"])
+    assert capsys.readouterr().out.endswith(": there is no cache to clear\n")
     main(["cache", str(root), "--clear"])  # nothing there
     assert np.array_equal(shown(opened(root)), wanted)
     main(["cache", str(root), "--place", str(root / "elsewhere"), "--clear"])

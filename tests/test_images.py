@@ -124,6 +124,15 @@ def test_colours_are_changed_as_said() -> None:
         ({"random_crop": (0, 8)}, IMAGES, r"random_crop=\(0, 8\); \(height, width\)"),
         ({"random_shift": -1}, IMAGES, "random_shift=-1"),
         ({"color_jitter": (2, 0, 0)}, IMAGES, r"color_jitter=\(2, 0, 0\)"),
+        *(
+            ({"random_crop": crop}, IMAGES, "random_crop=.*; .height, width. in pixels")
+            for crop in (5, (2.5, 3), (5,), "ab")
+        ),
+        *(({"random_shift": shift}, IMAGES, "random_shift=.*; a whole number") for shift in (1.5, "a", True)),
+        *(({"color_jitter": spans}, IMAGES, "color_jitter=.*; three numbers") for spans in (0.1, "abc", (0, 0, True))),
+        *(({"mean": mean}, IMAGES, "mean=.*; a number for each channel") for mean in ("x", [float("nan")] * 3)),
+        *(({"seed": seed}, IMAGES, "seed=.*; a whole number") for seed in (1.5, -1, None)),
+        ({"device": "bla"}, IMAGES, "device='bla' cannot be used .*; 'cpu' would do"),
     ],
 )
 def test_what_cannot_be(options: dict[str, Any], images: Tensor, words: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from roboreel import LeRobotDatasetV2, StorageError
 from roboreel.format.files import observed
+from roboreel.store import Store
 from tests.stepping import ALL, Meeting
 
 DELTAS = {"value": [-0.2, -0.1, 0.0, 0.1]}
@@ -118,3 +119,27 @@ def test_a_read_that_meets_an_overwrite_which_fails_and_is_undone(ring: Ring, me
 
 def test_a_read_that_meets_an_edit(ring: Ring, meeting: Meeting) -> None:
     check(ring, meeting, ring.edit, [0, 1, 2, 3], [])
+
+
+def test_a_batch_of_a_ring_that_never_rests_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roboreel.store.store.WAIT_FOR_WRITER_S", 0.5)
+    ring = Ring(tmp_path / "dataset")
+    read_key = Store.read_key
+    added = 0
+
+    def read_and_add(store: Store, key: str, frames: Any, out: Any, held: int = 0) -> None:
+        nonlocal added
+        read_key(store, key, frames, out, held)
+        if key == "value" and len(out) > 2 * len(DELTAS["value"]):  # whoever wants many frames is overtaken
+            ring.add(4)
+            added += 1
+
+    monkeypatch.setattr(Store, "read_key", read_and_add)
+    batch = ring.read(list(range(12)))
+    assert added > 3
+    for value, is_pad in zip(batch["value"], batch["value_is_pad"], strict=True):
+        first = int(value[2]) // 4 * 4  # episodes are of 4 frames, each frame of its number
+        wanted = [value[2] - 2, value[2] - 1, value[2], value[2] + 1]
+        assert value == [min(max(number, first), first + 3) for number in wanted]
+        assert is_pad == [not first <= number <= first + 3 for number in wanted]
+    assert [len(part) for part in batch.values()] == [12] * len(batch)

@@ -90,6 +90,15 @@ def test_refused_frames_leave_no_file(tmp_path: Path, blocks: list[Any], says: s
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("size", [(3, 64), (64, 3), (1, 1)])
+def test_frames_too_small_for_av1_are_refused_with_what_would_do(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"av1 needs sides of 4 pixels or more.*codec='h264'"):
+        encode_video(tmp_path / "a.mp4", [np.zeros((2, *size, 3), np.uint8)], fps=10, options=VideoOptions())
+    assert list(tmp_path.iterdir()) == []
+    small = encode_video(tmp_path / "b.mp4", [np.zeros((2, 4, 4, 3), np.uint8)], fps=10, options=VideoOptions())
+    assert small.shape == (4, 4, 3)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

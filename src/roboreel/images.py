@@ -7,6 +7,7 @@ asked for `image_dtype="uint8"`, and everything from there on is done where the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from roboreel._optional import require
@@ -61,17 +62,21 @@ class ImagePipeline:
             InvalidArgumentError: an argument that cannot be.
         """
         torch = _torch()
-        self.device = torch.device(device)
+        self.device = _device(device)
         self._mean, self._std = self._per_channel("mean", mean), self._per_channel("std", std)
         if self._std is not None and not bool((self._std > 0).all()):
             raise InvalidArgumentError(f"std={std!r}; a positive number for each channel would do")
-        if random_crop is not None and min(random_crop) < 1:
+        if random_crop is not None and not _are_numbers(random_crop, 2, Integral, least=1):
             raise InvalidArgumentError(f"random_crop={random_crop!r}; (height, width) in pixels would do")
-        if random_shift < 0 or len(color_jitter) != 3 or not all(0 <= span <= 1 for span in color_jitter):
+        if not _are_numbers([random_shift], 1, Integral, least=0):
+            raise InvalidArgumentError(f"random_shift={random_shift!r}; a whole number of pixels would do")
+        if not _are_numbers(color_jitter, 3, Real, least=0, most=1):
             raise InvalidArgumentError(
-                f"random_shift={random_shift!r}, color_jitter={color_jitter!r}; a number of pixels, and three numbers "
-                "from 0 to 1 for brightness, contrast and saturation would do"
+                f"color_jitter={color_jitter!r}; three numbers from 0 to 1, for brightness, contrast and saturation, "
+                "would do"
             )
+        if not (isinstance(seed, torch.Generator) or _are_numbers([seed], 1, Integral, least=0, most=(1 << 63) - 1)):
+            raise InvalidArgumentError(f"seed={seed!r}; a whole number from 0 to 2**63 - 1 would do")
         self._crop, self._shift, self._jitter = random_crop, random_shift, tuple(color_jitter)
         self.generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         if self.generator.device.type != "cpu":
@@ -98,11 +103,15 @@ class ImagePipeline:
     def _per_channel(self, name: str, values: Any) -> Tensor | None:
         if values is None:
             return None
-        tensor: Tensor = _torch().as_tensor(values, dtype=_torch().float32, device=self.device)
+        would_do = "a number for each channel, (C,) or (C, 1, 1), would do"
+        try:
+            tensor: Tensor = _torch().as_tensor(values, dtype=_torch().float32, device=self.device)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"{name}={values!r}; {would_do}") from error
         if tensor.ndim not in (1, 3) or tensor.numel() != tensor.shape[0]:
-            raise InvalidArgumentError(
-                f"{name} has shape {tuple(tensor.shape)}; a number for each channel, (C,) or (C, 1, 1), would do"
-            )
+            raise InvalidArgumentError(f"{name} has shape {tuple(tensor.shape)}; {would_do}")
+        if not bool(tensor.isfinite().all()):
+            raise InvalidArgumentError(f"{name}={values!r}, not all of which is finite; {would_do}")
         return tensor.reshape(-1, 1, 1)
 
     def _check(self, images: Tensor) -> None:
@@ -158,6 +167,33 @@ def _grey(values: Tensor) -> Tensor:
         return values
     weights = values.new_tensor(_GREY).reshape(3, 1, 1)
     return (values * weights).sum(dim=-3, keepdim=True)
+
+
+def _are_numbers(values: Any, count: int, kind: Any, *, least: float, most: float = float("inf")) -> bool:
+    """Whether it is so many numbers of a kind within bounds; True and False are none.
+
+    >>> (
+    ...     _are_numbers((2, 3), 2, Integral, least=1),
+    ...     _are_numbers((2.5, 3), 2, Integral, least=1),
+    ...     _are_numbers(5, 2, Integral, least=1),
+    ... )
+    (True, False, False)
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
+        return False
+    return all(isinstance(one, kind) and not isinstance(one, bool) and least <= one <= most for one in values)
+
+
+def _device(name: Any) -> Any:
+    """Return torch's device, on which a tensor could be made."""
+    torch = _torch()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch has one for each way of not having it
+        reason = str(error).splitlines()[0]
+        raise InvalidArgumentError(f"device={name!r} cannot be used ({reason}); 'cpu' would do") from error
+    return device
 
 
 def _torch() -> Any:

@@ -73,6 +73,7 @@ _WORDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slo
 _PRESETS = {"av1": tuple(map(str, range(14))), "h264": _WORDS, "hevc": _WORDS}
 _HIGHEST_CRF = {"av1": 63, "h264": 51, "hevc": 51}
 _MAX_GOP = 1 << 16
+_LEAST_AV1_SIDE = 4
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class VideoOptions:
 
     def check_size(self, height: int, width: int) -> None:
         """Raise `InvalidArgumentError` where frames of this size cannot be coded so."""
+        if self.codec == "av1" and min(height, width) < _LEAST_AV1_SIDE:
+            raise InvalidArgumentError(
+                f"av1 needs sides of {_LEAST_AV1_SIDE} pixels or more, and the frames are {width}x{height}: take "
+                "codec='h264' with pix_fmt='yuv444p', or image_mode='png'"
+            )
         # SVT-AV1 codes odd sides as they are, x264 and x265 do not
         if self.codec != "av1" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):
             raise InvalidArgumentError(

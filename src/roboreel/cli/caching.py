@@ -37,13 +37,13 @@ def run(arguments: Sequence[str]) -> None:
     manifest, _ = read_manifest(config.dir)
     folder = config.dir / paths.CACHE if config.place is None else config.place / manifest.uuid
     report = cache_report(folder, manifest).to_dict()
-    if config.clear:
-        clear_cache(folder)
-        report = {"cleared": report}
+    was_there = clear_cache(folder) if config.clear else True
     if config.json:
-        print(json.dumps(report, indent=1))
+        print(json.dumps({"cleared": report} if config.clear else report, indent=1))
+    elif was_there:
+        print(f"{folder}: {cache_line(report)}{', cleared' if config.clear else ''}")
     else:
-        print(f"{folder}: {cache_line(report['cleared']) + ', cleared' if config.clear else cache_line(report)}")
+        print(f"{folder}: there is no cache to clear")
 
 
 def cache_line(report: Mapping[str, Any]) -> str:

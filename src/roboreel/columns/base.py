@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.columns.decode_torchcodec import load_torchcodec
-from roboreel.columns.threads import available_cores
 from roboreel.errors import InvalidArgumentError
+from roboreel.format.threads import available_cores
 from roboreel.schema import KeySpec
 
 Ints = NDArray[np.int64]

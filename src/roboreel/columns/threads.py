@@ -13,13 +13,6 @@ MAX_THREADS = 16
 """More would wait for the interpreter, which each of them needs between two frames."""
 
 
-def available_cores() -> int:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: a job scheduler or `taskset` may have given it only some
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Threads:
     """Helpers of whoever calls `run`, started when they are first needed; a forked child starts its own.
 

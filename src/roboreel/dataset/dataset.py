@@ -20,7 +20,16 @@ from roboreel.dataset.episodes import (
     statistics,
 )
 from roboreel.dataset.opening import Opening, check_storage
-from roboreel.dataset.reading import OnHole, Windows, check_window_keys, check_windows, parse_windows
+from roboreel.dataset.reading import (
+    Arrays,
+    OnHole,
+    Windows,
+    check_window_keys,
+    check_windows,
+    gather,
+    gather_samples,
+    parse_windows,
+)
 from roboreel.dataset.recording import Recording
 from roboreel.dataset.transforms import transform_images
 from roboreel.errors import (
@@ -34,13 +43,11 @@ from roboreel.store import (
     AskedMode,
     AskedOptions,
     AskedSize,
-    CacheReport,
     CameraStorage,
     Decoding,
     Episode,
     VideoDecoderName,
 )
-from roboreel.windows import tolerance_s
 
 if TYPE_CHECKING:
     import torch
@@ -205,12 +212,6 @@ class LeRobotDatasetV2(Recording):
     # What it is
 
     @property
-    def tolerance_s(self) -> float | None:
-        """How far (s) a requested time may lie from a frame, and outside the episode before it is padding."""
-        fps = self.fps
-        return None if fps is None else tolerance_s(fps)
-
-    @property
     def num_frames(self) -> int:
         return len(self)
 
@@ -222,12 +223,6 @@ class LeRobotDatasetV2(Recording):
     @property
     def num_episodes(self) -> int:
         return len(self.get_unique_episode_indices())
-
-    @property
-    def decoded_cache(self) -> CacheReport | None:
-        """How full the cache of decoded frames is, and how often it was hit; None where none was asked for."""
-        store = self._opening.store()
-        return None if store is None or store.frame_cache is None else store.frame_cache.report()
 
     def __len__(self) -> int:
         store = self._opening.store()
@@ -265,7 +260,8 @@ class LeRobotDatasetV2(Recording):
         store = self._need_store()
         check_window_keys(self._windows, store.manifest.keys)  # another process may have made the dataset since
         held = indices.episodes if isinstance(indices, BlockBatch) else 0
-        arrays, masks = self._opening.gather(slots, self.data_keys, self._windows, held)
+        keys, windows = self.data_keys, self._windows
+        arrays, masks = self._opening.read(lambda store: gather_samples(store, slots, keys, windows, held))
         batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype, self._depth_unit)
         if self.image_transform is not None:
             transform_images(batch, store.manifest.keys, self.image_transform)
@@ -294,7 +290,7 @@ class LeRobotDatasetV2(Recording):
             slots = episode_slots(store, episode_index)
             if slots is None or (self._episodes is not None and episode_index not in self._episodes):
                 raise episode_not_found(episode_index, self.get_unique_episode_indices())
-            arrays, _ = self._opening.gather(slots, self.data_keys, Windows({}))
+            arrays = self._columns(slots, self.data_keys)
             if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):
                 break
             looked = (store.state.generation, slots.tobytes())
@@ -322,8 +318,10 @@ class LeRobotDatasetV2(Recording):
                 "dataset; read frames by index, or import with decode_images=True"
             )
         slots = self._slots(range(len(self)))
-        arrays, _ = self._opening.gather(slots, [key], Windows({}))
-        return as_given(store, key, arrays[key])
+        return as_given(store, key, self._columns(slots, [key])[key])
+
+    def _columns(self, slots: Ints, keys: Sequence[str]) -> Arrays:
+        return self._opening.read(lambda store: gather(store, slots, keys, Windows({}))[0])
 
     def get_unique_episode_indices(self) -> Ints:
         """Return the numbers of the episodes of which at least one frame is readable, ascending."""

@@ -7,14 +7,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.dataset.reading import Arrays, Ints, Windows, gather
 from roboreel.errors import (
     CapacityError,
     DatasetReplacedError,
@@ -49,6 +48,8 @@ from roboreel.store import (
     request_snapshot,
     with_capacity,
 )
+
+Read = TypeVar("Read")
 
 _LOOK_S = 0.1
 """How often a reader looks whether the dataset was converted; a look costs some microseconds."""
@@ -95,9 +96,7 @@ class Opening:
         self._cache_checked = True  # in the middle of training a full disk is no error
 
     def __getstate__(self) -> dict[str, Any]:
-        asked = (
-            {} if self._store is None else {"_capacity": None, "_ring": None, "fps": None, "cameras": CameraStorage()}
-        )
+        asked = {} if self._store is None else {"_ring": None, "fps": None, "cameras": CameraStorage()}
         # What was asked has been checked here; by the time a worker opens, another process may have changed it.
         own = {"_store": None, "_writer": None, "_edited": None, "_lock": None}
         return {**self.__dict__, **own, **asked}
@@ -178,14 +177,14 @@ class Opening:
             assert self._store is not None
             return self._store
 
-    def gather(self, slots: Ints, keys: Sequence[str], windows: Windows, held: int = 0) -> tuple[Arrays, Arrays]:
-        """Read, as `reading.gather` does, also while the dataset is converted."""
+    def read(self, reading: Callable[[Store], Read]) -> Read:
+        """Return what `reading` gives, also while the dataset is converted."""
         store = self.store()
         assert store is not None
         try:
-            return gather(store, slots, keys, windows, held)
+            return reading(store)
         except DatasetReplacedError:  # converted just now: the same frames are in the same slots
-            return gather(self.follow(), slots, keys, windows, held)
+            return reading(self.follow())
 
     def _check_stored(self, store: Store) -> None:
         manifest = store.manifest
@@ -314,7 +313,7 @@ class Opening:
                     writer.close()
             if dest is None and conversion.changed:
                 # what was asked on opening was true then
-                self.cameras, self._capacity = CameraStorage(), None
+                self.cameras = CameraStorage()
                 self._writer = self._store = None
             return report
 

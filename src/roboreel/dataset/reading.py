@@ -89,12 +89,34 @@ def check_windows(windows: Windows, store: Store, episodes: Sequence[int] | None
             )
 
 
-def gather(store: Store, slots: Ints, keys: Sequence[str], windows: Windows, held: int = 0) -> tuple[Arrays, Arrays]:
+def gather(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[Arrays, Arrays]:
     """Return the keys' arrays, (B, *shape) or (B, T, *shape), and the padding masks (B, T) of the windowed ones.
 
+    All of them as they were at one moment: no edit, and no episode, is in a part of them only.
+    """
+    return _checked(store, *store.read(lambda: _attempt(store, slots, keys, windows, 0)))
+
+
+def gather_samples(
+    store: Store, slots: Ints, keys: Sequence[str], windows: Windows, held: int
+) -> tuple[Arrays, Arrays]:
+    """As `gather`, but it is each sample that is as it was at one moment.
+
+    Where a writer was at some of them meanwhile, the halves are read apart, so that the others are not read again. A
+    batch of a small ring, read anew as a whole, would meet the next episode, and the next, until readers gave up.
     With `held`, the episodes of the frames are decoded whole, and so many of them are kept in memory.
     """
-    arrays, masks = store.read(lambda: _attempt(store, slots, keys, windows, held))
+    if len(slots) < 2:
+        return _checked(store, *store.read(lambda: _attempt(store, slots, keys, windows, held)))
+    found = store.read_once(lambda: _attempt(store, slots, keys, windows, held))
+    if found is not None:
+        return _checked(store, *found[0])
+    halves = [gather_samples(store, half, keys, windows, held) for half in np.array_split(slots, 2)]
+    arrays, masks = ({key: np.concatenate([half[i][key] for half in halves]) for key in halves[0][i]} for i in (0, 1))
+    return arrays, masks
+
+
+def _checked(store: Store, arrays: Arrays, masks: Arrays) -> tuple[Arrays, Arrays]:
     for key, array in arrays.items():
         if store.manifest.keys[key].is_string:
             store.check_codes(key, array)

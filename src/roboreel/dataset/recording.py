@@ -17,6 +17,7 @@ from roboreel.errors import FrameIndexError, RoboreelError
 from roboreel.store import (
     AskedMode,
     AskedOptions,
+    CacheReport,
     ConversionForecast,
     ConversionReport,
     Decoding,
@@ -25,6 +26,7 @@ from roboreel.store import (
     Store,
     check_editable,
 )
+from roboreel.windows import tolerance_s
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -66,6 +68,18 @@ class Recording(Base):
         """Frames a second (Hz); None for a new dataset that was given none yet."""
         store = self._opening.store()
         return store.manifest.fps if store else self._opening.fps
+
+    @property
+    def tolerance_s(self) -> float | None:
+        """How far (s) a requested time may lie from a frame, and outside the episode before it is padding."""
+        fps = self.fps
+        return None if fps is None else tolerance_s(fps)
+
+    @property
+    def decoded_cache(self) -> CacheReport | None:
+        """How full the cache of decoded frames is, and how often it was hit; None where none was asked for."""
+        store = self._opening.store()
+        return None if store is None or store.frame_cache is None else store.frame_cache.report()
 
     @property
     def data_keys(self) -> list[str]:

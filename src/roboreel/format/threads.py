@@ -25,13 +25,16 @@ class Stop:
     asked = False
 
 
+def available_cores() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a job scheduler or `taskset` may have given it only some
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def cores() -> int:
-    """How many threads can work at once, 1 to 8."""
-    try:
-        found = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        found = os.cpu_count() or 1
-    return min(found, _MOST)
+    """How many threads can encode at once, 1 to 8."""
+    return min(available_cores(), _MOST)
 
 
 def _is_ending() -> bool:

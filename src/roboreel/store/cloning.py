@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from roboreel.errors import StorageDirCorruptError
 from roboreel.format import clone, files, paths
 from roboreel.format.manifest import metadata_hash
-from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, STATE_BYTES, STRING_SUM_DTYPE, State
+from roboreel.format.records import STATE_BYTES, STRING_SUM_DTYPE, State
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.check import find_problems
 from roboreel.store.records import StateFile
@@ -31,7 +31,7 @@ from roboreel.store.replacing import (
     put_in_place,
 )
 from roboreel.store.ring import check_space
-from roboreel.store.room import size_of
+from roboreel.store.room import size_of, slot_files
 from roboreel.store.store import Store
 
 Media = Iterator[tuple[Path, int]]
@@ -229,8 +229,8 @@ class _Copy:
 
 def mutable_files(store: Store, state: State, capacity: int) -> Iterator[tuple[Path, int, int]]:
     """Yield every file that is written in place or appended to: path in the dataset, bytes that count, length."""
-    for name, width in slot_files(store):
-        yield name, state.frames * width, capacity * width
+    for name, (_, width, _) in slot_files(store.root, store.manifest).items():
+        yield Path(name), state.frames * width, capacity * width
     rows = state.rows * store.table.rows.dtype.itemsize
     yield Path(paths.EPISODES), rows, rows
     yield from ((name, size, size) for name, size in string_files(store, state))
@@ -242,17 +242,6 @@ def string_files(store: Store, state: State) -> Iterator[tuple[Path, int]]:
     sums = min(state.strings * STRING_SUM_DTYPE.itemsize, size_of(store.root / paths.STRING_SUMS))
     if sums >= 0:
         yield Path(paths.STRING_SUMS), sums
-
-
-def slot_files(store: Store, without: Collection[str] = ()) -> Iterator[tuple[Path, int]]:
-    """Yield every file that is addressed by slot, those of the keys `without` left out: path in it, bytes a slot."""
-    nowhere = Path()
-    for key, spec in store.manifest.keys.items():
-        if key not in without and not spec.needs_decoding:
-            yield paths.column_path(nowhere, key), spec.frame_bytes
-        if key not in without and spec.has_checksums:
-            yield paths.checksum_path(nowhere, key), CHECKSUM_DTYPE.itemsize
-    yield Path(paths.OWNERS), OWNER_DTYPE.itemsize
 
 
 def media_files(store: Store, keys: Iterable[str]) -> Media:

@@ -251,7 +251,7 @@ class Conversion:
         return replace(manifest, byte_capacity=ByteCapacity(max(needed, limit.total), a_frame))
 
     @contextlib.contextmanager
-    def _progress(self, wanted: bool) -> Iterator[Callable[[int], None]]:
+    def _progress(self, wanted: bool) -> Iterator[Callable[[int], object]]:
         if not wanted:
             yield lambda _: None
             return
@@ -261,7 +261,7 @@ class Conversion:
         total = int(np.sum((table.stops - table.live_starts)[table.live])) * len(self.changed)
         # disable=None: no bar where nobody looks, as in a log
         with tqdm(total=total, unit="frame", desc=f"convert {self.store.root.name}", disable=None) as bar:
-            yield lambda count: (bar.update(count), None)[1]
+            yield bar.update
 
     # Into its place
 

@@ -19,8 +19,9 @@ from roboreel.format.manifest import Manifest
 from roboreel.format.records import CHECKSUM_DTYPE
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
 from roboreel.store.capacity import ENCODED_MARGIN
-from roboreel.store.cloning import media_files, slot_files
+from roboreel.store.cloning import media_files
 from roboreel.store.forecast import png_sizes, video_bytes
+from roboreel.store.room import slot_files
 from roboreel.store.store import Store, Touched
 
 _RUN, _RUNS = 16, 4
@@ -86,7 +87,8 @@ def forecast_conversion(store: Store, manifest: Manifest, changed: Iterable[str]
     cameras = {key: _camera(store, manifest, key, frames) for key in changed}
     exact = sum(one.bytes_after for one in cameras.values() if not one.measured_frames)
     estimated = sum(one.bytes_after for one in cameras.values() if one.measured_frames)
-    copied = sum(store.state.frames * width for _, width in slot_files(store, without=tuple(cameras)))
+    by_slot = slot_files(store.root, store.manifest).values()
+    copied = sum(store.state.frames * file.slot_bytes for file in by_slot if file.key not in cameras)
     kept = [key for key, spec in store.manifest.keys.items() if spec.needs_decoding and key not in cameras]
     media = sum(_size(store.root / path) for path, _ in media_files(store, kept))
     if not _same_disk(store.root, place):

@@ -21,9 +21,10 @@ from roboreel.format.files import DataFile
 from roboreel.format.manifest import Manifest, metadata_hash
 from roboreel.format.records import episode_dtype, seal_row
 from roboreel.schema import KeySpec
-from roboreel.store.cloning import media_files, slot_files, string_files
+from roboreel.store.cloning import media_files, string_files
 from roboreel.store.journal import Journal
 from roboreel.store.records import StateFile
+from roboreel.store.room import slot_files
 from roboreel.store.store import Store
 from roboreel.store.transcoding import CameraSource, CameraTarget, open_target
 
@@ -46,14 +47,14 @@ class Rebuild:
     """Where it is built."""
     journal: Journal
 
-    def cameras(self, advance: Callable[[int], None]) -> int:
+    def cameras(self, advance: Callable[[int], object]) -> int:
         """Convert what is not noted as done; return how many episodes that were. `advance` is told of frames done."""
         count = 0
         for key in self.changed:
             count += self._camera(key, advance)
         return count
 
-    def _camera(self, key: str, advance: Callable[[int], None]) -> int:
+    def _camera(self, key: str, advance: Callable[[int], object]) -> int:
         table, done = self.store.table, self.journal.clips.get(key, {})
         lengths = table.stops - table.live_starts
         todo = [row for row in table.live.tolist() if row not in done]
@@ -96,8 +97,9 @@ class Rebuild:
     def finish(self) -> None:
         """Bring in what stays as it is, and seal the whole; it has reached the device when this returns."""
         state, capacity = self.store.state, self.manifest.capacity
-        for name, width in slot_files(self.store, without=self.changed):
-            self._copy(name, state.frames * width, capacity * width)
+        for path, width, key in slot_files(self.store.root, self.store.manifest).values():
+            if key not in self.changed:
+                self._copy(path.relative_to(self.store.root), state.frames * width, capacity * width)
         for name, size in string_files(self.store, state):
             self._copy(name, size)
         kept = [key for key, spec in self.store.manifest.keys.items() if spec.needs_decoding]

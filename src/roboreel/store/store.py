@@ -207,8 +207,7 @@ class Store(Following):
         """
         deadline = time.monotonic() + WAIT_FOR_WRITER_S
         while True:
-            with self.lock:  # not while waiting: the writer may be another thread of this process
-                gathered = self._gathered(attempt)
+            gathered = self.read_once(attempt)
             if gathered is not None:
                 return gathered[0]
             if time.monotonic() > deadline:
@@ -217,6 +216,11 @@ class Store(Following):
                     f"{WAIT_FOR_WRITER_S:g} s; try again"
                 )
             time.sleep(_PAUSE_S)
+
+    def read_once(self, attempt: Callable[[], tuple[T, Touched]]) -> tuple[T] | None:
+        """As `read`, but None where a writer was at the wanted frames meanwhile."""
+        with self.lock:  # not while `read` waits: the writer may be another thread of this process
+            return self._gathered(attempt)
 
     def _gathered(self, attempt: Callable[[], tuple[T, Touched]]) -> tuple[T] | None:
         """Return what an attempt gathered, or None where it makes sense to try again."""

@@ -115,29 +115,16 @@ class _Decoded(CameraFrames):
 
 
 @dataclass(frozen=True)
-class _Summed(CameraFrames):
+class _Summed(ArrayFrames):
     """Frames of a column, with the checksums that they must have."""
 
-    array: NDArray[Any]
     sums: NDArray[np.uint64]
     root: Path
     where: str
 
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        return len(self.array)
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.array.shape[1:]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
-        return self.array.dtype
-
     def blocks(self) -> Iterator[NDArray[Any]]:
         at = 0
-        for block in ArrayFrames(self.array).blocks():
+        for block in super().blocks():
             if not np.array_equal(frame_checksums(block), self.sums[at : at + len(block)]):
                 raise _damaged(self.root, f"{self.where} does not match its checksums")
             at += len(block)
