@@ -49,7 +49,8 @@ class VideoDecoder:
         """Where decoding can begin: those of the table, less the ones that turned out otherwise."""
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._container: Any = None
-        self._frames = _decoded(None, iter(()))  # closed also where a damaged file fails between opening and reading
+        self._packets: Generator[Packet[VideoStream], None, None] | None = None
+        self._frames: Generator[VideoFrame, None, None] | None = None
         self._current: VideoFrame | None = None
         self._at: int | None = None
         """The frame that came out last, as an index; None where the decoder's position says nothing."""
@@ -84,7 +85,7 @@ class VideoDecoder:
         if self._pid != os.getpid():
             self._abandon()
         else:
-            self._frames.close()
+            self._stop()
             self._container.close()
             self._container = self._current = None
 
@@ -111,15 +112,23 @@ class VideoDecoder:
 
     def _abandon(self) -> None:
         """Let go of what a parent process opened, without freeing it: that would wait for threads left behind."""
-        held = (self._container, self._stream, self._frames, self._current)
+        held = (self._container, self._stream, self._packets, self._frames, self._current)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
-        self._container = self._current = None
+        self._container = self._current = self._packets = self._frames = None
+
+    def _stop(self) -> None:
+        """Read no further; PyAV's generators lose some 300 bytes each where they are merely let go."""
+        for generator in (self._frames, self._packets):
+            if generator is not None:
+                generator.close()
+        self._frames = self._packets = None
 
     def _restart(self) -> Packet[VideoStream] | None:
         """Read on from where the container stands; returns the packet that comes first."""
-        packets = self._container.demux(self._stream)
-        first = next(packets, None)
-        self._frames = _decoded(first, packets)
+        self._stop()
+        self._packets = self._container.demux(self._stream)
+        first = next(self._packets, None)
+        self._frames = _decoded(first, self._packets)
         return first if first is not None and first.size else None
 
     def _frame(self, index: int) -> VideoFrame:
@@ -190,7 +199,7 @@ class VideoDecoder:
         awaited = None if key is None else int(self.table.pts[key])
         self._at = None
         self._current = None
-        for frame in self._frames:
+        for frame in self._frames or ():
             if frame.pts is None:
                 continue
             if awaited is not None and frame.pts >= awaited:
