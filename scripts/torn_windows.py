@@ -9,6 +9,8 @@ torn where its frames are of two episodes, a key disagrees, bytes of a frame are
 
 from __future__ import annotations
 
+import ctypes
+import json
 import multiprocessing
 import os
 import signal
@@ -16,13 +18,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from roboreel import EpisodeNotFoundError, LeRobotDatasetV2
+from roboreel import EpisodeNotFoundError, LeRobotDatasetV2, StorageDirCorruptError
 from scripts.reliability import record
 from scripts.telling_frames import CAMERA, DELTAS, EPISODE_FRAMES, FPS, Array, Mode, episode_data, problems, tokens
 
@@ -32,7 +35,7 @@ class Args:
     """What is run, and for how long."""
 
     windows: int = 1_000_000
-    """Windows to check."""
+    """Windows to check, and more until the ring went round and was grown, edited, and its writer killed meanwhile."""
     mode: Mode = "memmap"
     """How the camera is stored."""
     workers: int = 2
@@ -43,6 +46,8 @@ class Args:
     """Frames of the ring; it grows by a sixth now and then."""
     kill_s: float = 0.5
     """Mean time after which the writer is killed with SIGKILL, and another one begins."""
+    rest_s: float = 0.2
+    """Pause after each episode of PNG files: a batch that meets a write whenever it is read gives up after 10 s."""
     minutes: float = 60.0
     """Stop after so long at the latest."""
     seed: int = 0
@@ -55,25 +60,42 @@ class Args:
 # The writer
 
 
-def write_for_ever(root: Path, mode: Mode, seed: int, grow_to: int, broken: bool) -> None:
+class Done(ctypes.Structure):
+    """What writers have done since the readers began, in memory that outlives each of them."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("growths", "edits", "episodes", "frames")]
+    growths: int
+    edits: int
+    episodes: int
+    frames: int
+
+
+def write_for_ever(root: Path, args: Args, seed: int, grow_to: int, done: Done) -> None:
     """Overwrite the ring and edit it until killed; at first give it room for `grow_to` frames."""
-    if broken:
+    if args.broken:
         break_writer()
-    rng = np.random.default_rng(seed)
+    rng, mode = np.random.default_rng(seed), args.mode
+    capacity = json.loads((root / "metadata.json").read_bytes())["capacity"]
     dataset = LeRobotDatasetV2(root, buffer_capacity=grow_to)
+    done.growths += grow_to > capacity
     numbers = dataset.get_data_by_key("tag")[:, 0]
     number = int(numbers.max()) + 1
     while True:
         length = int(rng.integers(*EPISODE_FRAMES))
         dataset.add_episodes(episode_data(number, length, mode), no_flush=bool(rng.random() < 0.95))
         number += 1
-        if rng.random() < 0.03:
+        done.episodes += 1
+        done.frames += length
+        if rng.random() < (0.03 if mode == "memmap" else 0.2):
             with dataset.edit("note") as notes:  # of all frames: the windows after it are all of one version
                 version = notes[:, 0].max() + np.uint64(1)
                 notes[:, 1] += (version - notes[:, 0]) * np.uint64(0x9E3779B97F4A7C15)
                 notes[:, 0] = version
+            done.edits += 1
         if rng.random() < 0.05:
             time.sleep(0.002)
+        if mode == "png":  # a batch of files takes longer to read than so short an episode to write: it would starve
+            time.sleep(args.rest_s)
 
 
 def break_writer() -> None:
@@ -142,10 +164,24 @@ class Figures:
     torn: int = 0
     kills: int = 0
     growths: int = 0
+    edits: int = 0
     episodes_written: int = 0
+    """While there were readers."""
+    times_round: float = 0.0
+    """How often the ring was overwritten, counted in its frames at the beginning."""
     whole_reads: int = 0
     seconds: float = 0.0
     examples: list[str] = field(default_factory=list)
+
+    @property
+    def met_everything(self) -> bool:
+        """Whether there was something of each kind to read beside."""
+        return min(self.kills, self.growths, self.edits) >= 1 and self.times_round >= 1
+
+    def take(self, done: Done, capacity: int) -> None:
+        """Take over what the writers have counted."""
+        self.growths, self.edits, self.episodes_written = done.growths, done.edits, done.episodes
+        self.times_round = round(done.frames / capacity, 1)
 
 
 def run(args: Args, root: Path) -> Figures:
@@ -173,11 +209,12 @@ def run(args: Args, root: Path) -> Figures:
             writer.step()
             if figures.windows % (64 * args.batch) < args.batch:
                 read_whole(dataset, args.mode, figures)
-            if figures.windows >= args.windows or time.monotonic() - began > 60 * args.minutes:
+            figures.take(writer.done, args.capacity)
+            enough = figures.windows >= args.windows and (args.broken or figures.met_everything)
+            if enough or time.monotonic() - began > 60 * args.minutes:
                 break
     finally:
         writer.kill()
-    figures.episodes_written = int(dataset.get_unique_episode_indices()[-1]) + 1
     figures.seconds = round(time.monotonic() - began, 1)
     return figures
 
@@ -211,14 +248,14 @@ class Writing:
         for number in range(10):
             first.add_episodes(episode_data(number, 20, args.mode))
         first.close()
+        self.done: Done = RawValue(Done)
         self._start()
 
     def _start(self) -> None:
-        if self._figures.kills and self._figures.kills % 8 == 0 and self._capacity < 4 * self._args.capacity:
+        if self._figures.kills % 8 == 1 and self._capacity < 4 * self._args.capacity:
             self._capacity += self._args.capacity // 6
-            self._figures.growths += 1
         seed = self._args.seed + 1000 * self._figures.kills
-        target = (self._root, self._args.mode, seed, self._capacity, self._args.broken)
+        target = (self._root, self._args, seed, self._capacity, self.done)
         context = multiprocessing.get_context("fork")  # the parent has numpy loaded: it starts in milliseconds
         self._process = context.Process(target=write_for_ever, args=target, daemon=True)
         self._process.start()
@@ -248,6 +285,9 @@ def read_whole(dataset: LeRobotDatasetV2, mode: Mode, figures: Figures) -> None:
             episode = dataset.get_episode(number)
         except EpisodeNotFoundError:  # overwritten between the two calls
             continue
+        except StorageDirCorruptError as error:
+            count(figures, [str(error)])
+            continue
         length = int(episode["tag"][0, 2])
         first = length - len(episode["tag"])
         expected = episode_data(number, length, mode)
@@ -269,6 +309,8 @@ def main() -> None:
         record("windows", args.into, {**asdict(args), **shown})
     if bool(figures.torn) != args.broken:
         raise SystemExit(f"{figures.torn} torn windows")
+    if not args.broken and not figures.met_everything:
+        raise SystemExit(f"not everything was met in {args.minutes:g} minutes")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from roboreel.format.files import observed
 from roboreel.store import repair, verify
 from tests import damage
 from tests.damage import MODES
+from tests.faults import CHANGES, Counts, fail_each
 from tests.lerobot_folders import write_v3
 from tests.recordings import made, recording
 from tests.test_durability import Failing
@@ -132,6 +133,14 @@ def test_where_everything_fails_from_some_effect_on_the_next_process_sees_the_ol
         LeRobotDatasetV2.check_storage_dir_integrity(root)
         shutil.rmtree(root)
     assert failed >= counting.seen - 1  # all but the sweeping at the end
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_same_object_goes_on_whichever_effect_of_a_change_has_failed(tmp_path: Path, name: str) -> None:
+    counts = Counts()
+    fail_each(tmp_path, name, "memmap", counts, most=12)
+    assert counts.faults > 5
+    assert counts.told > counts.faults // 2
 
 
 def test_an_import_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

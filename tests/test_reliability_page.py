@@ -19,3 +19,8 @@ def test_the_figures_are_of_a_million_windows_and_hundreds_of_kills_and_nothing_
     assert sum(run["kills"] for run in results["kills"].values()) >= 500
     assert sum(run["lost"] for run in results["kills"].values()) == 0
     assert sum(run["lost"] for run in results["power cuts"].values()) == 0
+    assert all(min(run["kills"], run["growths"], run["edits"], run["times_round"]) >= 1 for run in windows)
+    assert sum(run["faults"] for run in results["faults"].values()) >= 500
+    assert sum(run["neither"] for run in results["faults"].values()) == 0
+    assert sum(run["flipped"] + run["cut"] for run in results["flips"].values()) >= 5_000
+    assert sum(run["missed"] for run in results["flips"].values()) == 0
