@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import roboreel
+from roboreel import LeRobotDatasetV2
 from tests.recordings import made, numbers_of, recording
 
 
@@ -96,3 +97,55 @@ def test_irregular_episodes_take_their_windows_by_time(root: Path) -> None:
     batch = dataset.get_batch([1, 3, 5, 6])
     assert numbers_of(batch) == [[0, 1, 2], [3, 3, 4], [3, 5, 6], [5, 6, 6]]
     assert not batch["observation.state_is_pad"].any()
+
+
+def ring_of_ten(root: Path, times: list[float]) -> Any:
+    """Slots: 8 to 10 | 3 (of 0 to 3) | 4 to 7, the last two never filled; an episode does not go round the end."""
+    dataset = LeRobotDatasetV2(root, fps=10, buffer_capacity=10, use_as_fifo_buffer=True)
+    for first, length in ((0, 4), (4, 4), (8, 3)):
+        dataset.add_episodes({**recording(length, first), "timestamp": np.array(times[:length])}, no_flush=True)
+    return dataset
+
+
+F, T = False, True
+
+
+@pytest.mark.parametrize(
+    ("index", "numbers", "is_pad"),
+    [
+        # Offsets are -2, -1, -1/2, 0, 1/2, 1 and 2 steps; half-way goes to the earlier frame.
+        (0, [8, 8, 8, 8, 8, 9, 10], [T, T, F, F, F, F, F]),
+        (1, [8, 8, 8, 9, 9, 10, 10], [T, F, F, F, F, F, T]),
+        (2, [8, 9, 9, 10, 10, 10, 10], [F, F, F, F, F, T, T]),
+        (3, [3, 3, 3, 3, 3, 3, 3], [T, T, F, F, F, T, T]),  # all that survives of its episode
+        (4, [4, 4, 4, 4, 4, 5, 6], [T, T, F, F, F, F, F]),
+        (7, [5, 6, 6, 7, 7, 7, 7], [F, F, F, F, F, T, T]),
+    ],
+)
+def test_windows_in_a_ring_that_has_gone_round(root: Path, index: int, numbers: list[int], is_pad: list[bool]) -> None:
+    dataset = ring_of_ten(root, [0, 0.1, 0.2, 0.3])
+    dataset.set_delta_timestamps({"observation.state": [-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2]})
+    assert len(dataset) == 8
+    item = dataset[index]
+    assert (numbers_of(item), item["observation.state_is_pad"].tolist()) == (numbers, is_pad)
+
+
+@pytest.mark.parametrize(
+    ("index", "numbers", "is_pad"),
+    [
+        # Frames at 0, 0.04, 0.16 and 0.22 s; asked for -0.16, -0.1, -0.02, 0, 0.02, 0.06 and 0.14 s from now.
+        (0, [8, 8, 8, 8, 8, 9, 10], [T, T, F, F, F, F, F]),
+        (1, [8, 8, 8, 9, 9, 9, 10], [T, F, F, F, F, F, F]),
+        (2, [8, 9, 10, 10, 10, 10, 10], [F, F, F, F, F, F, T]),
+        (3, [3, 3, 3, 3, 3, 3, 3], [T, T, F, F, F, F, T]),
+        (4, [4, 4, 4, 4, 4, 5, 6], [T, T, F, F, F, F, F]),
+        (7, [5, 6, 7, 7, 7, 7, 7], [F, F, F, F, F, F, T]),
+    ],
+)
+def test_windows_by_time_in_a_ring_that_has_gone_round(
+    root: Path, index: int, numbers: list[int], is_pad: list[bool]
+) -> None:
+    dataset = ring_of_ten(root, [0, 0.04, 0.16, 0.22])
+    dataset.set_delta_timestamps({"observation.state": [-0.16, -0.1, -0.02, 0, 0.02, 0.06, 0.14]})
+    item = dataset[index]
+    assert (numbers_of(item), item["observation.state_is_pad"].tolist()) == (numbers, is_pad)

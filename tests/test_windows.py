@@ -166,6 +166,56 @@ def test_of_two_frames_as_near_the_earlier_is_taken() -> None:
     assert by_time([0, 0.25, 0.5, 0.75], 1, [-0.1249, 0.1251], fps=4)[0] == [1, 2]
 
 
+UNEVEN = [0.0, 0.06, 0.18, 0.24, 0.3, 0.42, 0.48]
+"""Timestamps whose half-way times are exact in decimal and not in binary, where a third of the ties goes either way."""
+
+
+@pytest.mark.parametrize(
+    ("position", "seconds", "slots", "is_pad"),
+    [
+        # Half-way between two frames, before and after the current one: the earlier.
+        (0, [0.03, 0.12, 0.21, 0.27, 0.36, 0.45], [0, 1, 2, 3, 4, 5], [F] * 6),
+        (1, [-0.03, 0.06, 0.15, 0.21, 0.3, 0.39], [0, 1, 2, 3, 4, 5], [F] * 6),
+        (3, [-0.21, -0.12, -0.03, 0.03, 0.12, 0.21], [0, 1, 2, 3, 4, 5], [F] * 6),
+        (6, [-0.45, -0.36, -0.27, -0.21, -0.12, -0.03], [0, 1, 2, 3, 4, 5], [F] * 6),
+        # A little more than half-way is no tie.
+        (0, [0.030001, 0.120001, 0.210001, 0.270001, 0.360001, 0.450001], [1, 2, 3, 4, 5, 6], [F] * 6),
+        (6, [-0.450001, -0.359999], [0, 2], [F, F]),
+        # Start and end: the edge frame, and padding from a step − 1e-4 s outside, as in regular episodes.
+        (0, [-0.05, -0.0998, -0.1, -9], [0, 0, 0, 0], [F, F, T, T]),
+        (6, [0.05, 0.0998, 0.1, 9], [6, 6, 6, 6], [F, F, T, T]),
+        (1, [-0.1, -0.1598, -0.16], [0, 0, 0], [F, F, T]),
+        (5, [0.1, 0.1598, 0.16], [6, 6, 6], [F, F, T]),
+    ],
+)
+@pytest.mark.parametrize("clock", [0.0, 5.0, -0.24, 1_700_000_000.0])
+def test_time_windows_of_uneven_steps_at_10_hz(
+    clock: float, position: int, seconds: list[float], slots: list[int], is_pad: list[bool]
+) -> None:
+    times = [clock + time for time in UNEVEN]
+    assert by_time(times, position, seconds) == (slots, is_pad, [F] * len(seconds))
+    others = [-7.0] * 3 + times + [1e10]  # the episodes before and after it
+    moved = [slot + 3 for slot in slots]
+    assert by_time(others, position + 3, seconds, lo=3, hi=10) == (moved, is_pad, [F] * len(seconds))
+
+
+@pytest.mark.parametrize(
+    ("lo", "position", "seconds", "slots", "is_pad"),
+    [
+        (2, 2, [-0.06, -0.12, 0, 0.03, 0.06], [2, 2, 2, 2, 3], [F, T, F, F, F]),
+        (2, 3, [-0.03, -0.06, -0.15, -0.18, 0.12], [2, 2, 2, 2, 4], [F, F, F, T, F]),
+        (4, 6, [-0.03, -0.12, -0.18, -0.27, -0.28], [5, 4, 4, 4, 4], [F, F, F, F, T]),
+        (6, 6, [-0.09, -0.1, 0, 0.09, 0.1], [6] * 5, [F, T, F, F, T]),
+    ],
+)
+def test_time_windows_of_what_survives_of_an_overwritten_episode(
+    lo: int, position: int, seconds: list[float], slots: list[int], is_pad: list[bool]
+) -> None:
+    # the slots before `lo` are a newer episode's
+    times = [9.0 + 0.1 * k for k in range(lo)] + UNEVEN[lo:]
+    assert by_time(times, position, seconds, lo=lo) == (slots, is_pad, [F] * len(seconds))
+
+
 def test_of_repeated_timestamps_the_first_is_taken_but_now_is_the_frame_itself() -> None:
     times = [0.0, 0.1, 0.1, 0.1, 0.2]
     for position in (1, 2, 3):

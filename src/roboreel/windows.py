@@ -45,6 +45,8 @@ class Deltas:
     pad_after: Ints
     """The request is padding where the current frame comes at least so many frames after the episode's last."""
     tolerance_s: float
+    tie_s: float
+    """Two frames are as near to a request where their distances differ by no more than this."""
 
     @property
     def signature(self) -> bytes:
@@ -82,6 +84,7 @@ def parse_deltas(key: str, seconds: Sequence[float] | Floats, fps: float) -> Del
         pad_before=np.floor(frames + reach).astype(np.int64) + 1,
         pad_after=np.floor(reach - frames).astype(np.int64) + 1,
         tolerance_s=tolerance_s(fps),
+        tie_s=2 * _SNAP_FRAMES / fps,
     )
 
 
@@ -125,7 +128,8 @@ def time_windows(
     left = np.maximum(right - 1, first)
     right = np.minimum(right, stop - 1)
     left_distance, right_distance = np.abs(wanted - time_of(left)), np.abs(time_of(right) - wanted)
-    take_left = left_distance <= right_distance
+    # 0.1 s + 0.05 s is half-way between 0.1 s and 0.2 s, but not in binary; and times of a clock have fewer digits.
+    take_left = left_distance <= right_distance + np.maximum(deltas.tie_s, 4 * np.spacing(np.abs(wanted)))
     nearest = np.where(take_left, left, right)
     # Timestamps may repeat: of several frames at one time the earliest counts, except that now is the frame itself.
     nearest = _first_not_before(time_of, time_of(nearest), first, stop)
