@@ -81,6 +81,41 @@ class Model:
         return found, outside and abs(found["timestamp"] - time) > TOLERANCE_S
 
 
+class ViewModel:
+    """What a view must hold: the frames of its episodes as they were chosen, by number."""
+
+    def __init__(self, model: Model, episodes: list[int]) -> None:
+        self.numbers = [frame["index"] for number in episodes for frame in model.episode(number)]
+
+    def answers(self, model: Model) -> list[Frame]:
+        """For each index the frame that was chosen, or the nearest that survives; none where all are gone."""
+        there = {frame["index"]: frame for frame in model.slots if frame is not None}
+        alive = [i for i, number in enumerate(self.numbers) if number in there]
+        nearest = [min(alive, key=lambda k: (abs(k - i), k)) for i in range(len(self.numbers)) if alive]
+        return [there[self.numbers[i]] for i in nearest]
+
+
+def check_view(view: LeRobotDatasetV2, chosen: ViewModel, model: Model) -> None:
+    """Compare a view with the model."""
+    there = {frame["index"] for frame in model.slots if frame is not None}
+    alive = [i for i, number in enumerate(chosen.numbers) if number in there]
+    ranges = view.episode_data_index
+    held = [i for a, b in zip(ranges["from"].tolist(), ranges["to"].tolist(), strict=True) for i in range(a, b)]
+    assert (len(view), held) == (len(chosen.numbers), alive)
+    frames = chosen.answers(model)
+    if not frames:
+        with pytest.raises(roboreel.EpisodeNotFoundError, match="overwritten"):
+            view.get_batch([0])
+        return
+    batch = view.get_batch(range(len(view)))
+    for key in ("index", "episode_index", "frame_index"):
+        assert batch[key].tolist() == [frame[key] for frame in frames], key
+        assert view.get_data_by_key(key).tolist() == batch[key].tolist()
+    windows = [model.window(frame) for frame in frames]
+    assert batch["value"].tolist() == [values for values, _ in windows]
+    assert batch["value_is_pad"].tolist() == [is_pad for _, is_pad in windows]
+
+
 def recorded(model: Model, episodes: list[list[float]]) -> dict[str, Any]:
     """What `add_episodes` is given for episodes at these times, the first of them the model's next."""
     count = sum(map(len, episodes))

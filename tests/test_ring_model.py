@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import os
+import pickle
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,7 +26,7 @@ from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
 from roboreel.format.records import State
 from roboreel.store import Store, verify
-from tests.ring_model import DELTAS, FPS, OFFSETS, Model, check, recorded
+from tests.ring_model import DELTAS, FPS, OFFSETS, Model, ViewModel, check, check_view, recorded
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 STEPS = st.sampled_from([4, 4, 4, 4, 4, 0, 2, 5, 13])
@@ -66,6 +67,7 @@ class DatasetMachine(RuleBasedStateMachine):
     def begin(self, capacity: int | None, ring: bool, first: int, camera: str | None) -> None:
         self.model = Model(capacity, ring and capacity is not None, camera is not None)
         self.snapshot: Model | None = None
+        self.views: list[tuple[LeRobotDatasetV2, ViewModel]] = []
         options = {"buffer_capacity": capacity, "use_as_fifo_buffer": self.model.ring, "image_mode": camera}
         self.dataset = self.opened(fps=FPS, **options)
         self.add_now([[k / FPS for k in range(first)]])
@@ -160,6 +162,18 @@ class DatasetMachine(RuleBasedStateMachine):
     def take_snapshot(self) -> None:
         self.dataset.snapshot(self.folder / "snapshot")
         self.snapshot = copy.deepcopy(self.model)
+
+    @rule(data=st.data(), opened=st.booleans())
+    def choose_episodes(self, data: st.DataObject, opened: bool) -> None:
+        numbers = self.reader.get_unique_episode_indices().tolist()
+        if numbers:
+            chosen = data.draw(st.lists(st.sampled_from(numbers), min_size=1, unique=True))
+            view = self.opened(episodes=chosen, readonly=True) if opened else self.reader.view(chosen)
+            self.views = [(view, ViewModel(self.model, chosen)), *self.views[:1]]
+
+    @rule()
+    def pickle_views(self) -> None:
+        self.views = [(pickle.loads(pickle.dumps(view)), chosen) for view, chosen in self.views]
 
     # What befalls him
 
@@ -282,6 +296,8 @@ class DatasetMachine(RuleBasedStateMachine):
             return
         check(self.dataset, self.model)
         check(self.reader, self.model)
+        for view, chosen in self.views:
+            check_view(view, chosen, self.model)
         LeRobotDatasetV2.check_storage_dir_integrity(self.root)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,15 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel import schema
-from roboreel.dataset.batch import Batch, BlockBatch, as_indices, check_forms, register_collate, to_tensors
-from roboreel.dataset.episodes import (
-    as_given,
-    chosen_slots,
-    episode_not_found,
-    episode_ranges,
-    episode_slots,
-    statistics,
-)
+from roboreel.dataset.batch import Batch, BlockBatch, check_forms, register_collate, to_tensors
+from roboreel.dataset.choice import parse_episodes
+from roboreel.dataset.episodes import as_given, episode_not_found, episode_slots
 from roboreel.dataset.opening import Opening, check_storage
 from roboreel.dataset.reading import (
     Arrays,
@@ -30,15 +25,9 @@ from roboreel.dataset.reading import (
     gather_samples,
     parse_windows,
 )
-from roboreel.dataset.recording import Recording
 from roboreel.dataset.transforms import transform_images
-from roboreel.errors import (
-    FrameIndexError,
-    InvalidArgumentError,
-    StorageDirCorruptError,
-    UnknownKeyError,
-)
-from roboreel.stats import KeyStats
+from roboreel.dataset.views import EpisodeViews
+from roboreel.errors import InvalidArgumentError, StorageDirCorruptError, UnknownKeyError
 from roboreel.store import (
     AskedMode,
     AskedOptions,
@@ -46,6 +35,7 @@ from roboreel.store import (
     CameraStorage,
     Decoding,
     Episode,
+    Store,
     VideoDecoderName,
 )
 
@@ -56,7 +46,7 @@ Ints = NDArray[np.int64]
 DeltaTimestamps = Mapping[str, Sequence[float] | NDArray[np.float64]]
 
 
-class LeRobotDatasetV2(Recording):
+class LeRobotDatasetV2(EpisodeViews):
     """Robot episodes in memory-mapped files, indexed by frame.
 
     `dataset[i]` is a dict of tensors: each key's value at frame i, or, for keys in `delta_timestamps`, the frames
@@ -123,7 +113,8 @@ class LeRobotDatasetV2(Recording):
             image_size: Of a new dataset: bring frames to (height, width) pixels as they come in, those of every camera
                 or {camera: (height, width)}. Colours by Pillow's bilinear filter (antialiased), depth by the nearest
                 pixel, so that no distance is invented. None: what is stored; when new, as they come.
-            episodes: Show only these episodes.
+            episodes: Show only these, in this order, by the numbers that `get_unique_episode_indices` gives; see `view`
+                for what becomes of them in a ring. None: all, also those that come.
             decoded_cache: Keep frames that were decoded, up to "8GB" of them, for all processes and later runs, in the
                 dataset's directory or, as ("8GB", "/scratch"), elsewhere. What does not fit is decoded each time.
             readonly: Refuse changes; needs neither the lock nor permission to write.
@@ -137,6 +128,7 @@ class LeRobotDatasetV2(Recording):
             StorageDirCorruptError: the directory cannot be read as what it must be.
         """
         check_forms(image_dtype, depth_unit)
+        numbers = None if episodes is None else parse_episodes(episodes)
         cameras = CameraStorage.parse(image_mode, video_options, image_size)
         self._opening = Opening(
             Path(storage_dir),
@@ -150,12 +142,12 @@ class LeRobotDatasetV2(Recording):
         self._decoding = Decoding(video_decoder, decode_threads)
         self._image_dtype = image_dtype
         self._depth_unit = depth_unit
-        self._episodes = None if episodes is None else [int(episode) for episode in episodes]
         self.image_transform = image_transform
         self._windows = Windows({})
-        self._chosen: Ints | None = None
-        self._stats: tuple[int, dict[str, KeyStats]] | None = None
-        self._after_opening()
+        self._choice = None
+        self._stats = None
+        if numbers is not None:
+            self._choice = self._chosen(numbers)
         self.set_delta_timestamps(delta_timestamps)
 
     @classmethod
@@ -209,28 +201,6 @@ class LeRobotDatasetV2(Recording):
         """Raise `StorageDirCorruptError` where files contradict each other; `image_mode` must be what is stored."""
         check_storage(Path(path), image_mode)
 
-    # What it is
-
-    @property
-    def num_frames(self) -> int:
-        return len(self)
-
-    @property
-    def num_samples(self) -> int:
-        """The name that #445 gave `num_frames`."""
-        return len(self)
-
-    @property
-    def num_episodes(self) -> int:
-        return len(self.get_unique_episode_indices())
-
-    def __len__(self) -> int:
-        store = self._opening.store()
-        if store is None:
-            return 0
-        store.refresh()
-        return store.state.frames if self._chosen is None else len(self._chosen)
-
     def __repr__(self) -> str:
         fps = "?" if self.fps is None else f"{self.fps:g}"
         return (
@@ -256,23 +226,19 @@ class LeRobotDatasetV2(Recording):
             FrameIndexError: an index is beyond the ends.
             TimestampOutsideToleranceError: a window meets a hole in time.
         """
-        slots = self._slots(indices)
-        store = self._need_store()
-        check_window_keys(self._windows, store.manifest.keys)  # another process may have made the dataset since
         held = indices.episodes if isinstance(indices, BlockBatch) else 0
-        keys, windows = self.data_keys, self._windows
-        arrays, masks = self._opening.read(lambda store: gather_samples(store, slots, keys, windows, held))
+        windows = self._windows
+
+        def reading(store: Store, slots: Ints) -> tuple[Arrays, Arrays]:
+            check_window_keys(windows, store.manifest.keys)  # another process may have made the dataset since
+            return gather_samples(store, slots, list(store.manifest.keys), windows, held)
+
+        arrays, masks = self._read(indices, reading)
+        store = self._need_store()
         batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype, self._depth_unit)
         if self.image_transform is not None:
             transform_images(batch, store.manifest.keys, self.image_transform)
         return batch
-
-    def _slots(self, indices: Sequence[int] | Ints) -> Ints:
-        length = len(self)
-        slots = as_indices(indices, length)
-        if isinstance(slots, int):
-            raise FrameIndexError(f"index {slots} is beyond the ends: the dataset has {length} frames")
-        return slots if self._chosen is None else self._chosen[slots]
 
     def get_episode(self, episode_index: int) -> dict[str, Any]:
         """Return one episode as arrays (frames, *shape), strings as lists of str.
@@ -288,9 +254,9 @@ class LeRobotDatasetV2(Recording):
         before: tuple[int, bytes] | None = None
         while True:
             slots = episode_slots(store, episode_index)
-            if slots is None or (self._episodes is not None and episode_index not in self._episodes):
+            if slots is None or (self._choice is not None and episode_index not in self._choice.numbers):
                 raise episode_not_found(episode_index, self.get_unique_episode_indices())
-            arrays = self._columns(slots, self.data_keys)
+            arrays = self._opening.read(partial(_columns, slots=slots, keys=self.data_keys))
             if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):
                 break
             looked = (store.state.generation, slots.tobytes())
@@ -317,43 +283,7 @@ class LeRobotDatasetV2(Recording):
                 f"{key!r} is stored as {store.manifest.keys[key].to_dict()['stored']}: this would decode the whole "
                 "dataset; read frames by index, or import with decode_images=True"
             )
-        slots = self._slots(range(len(self)))
-        return as_given(store, key, self._columns(slots, [key])[key])
-
-    def _columns(self, slots: Ints, keys: Sequence[str]) -> Arrays:
-        return self._opening.read(lambda store: gather(store, slots, keys, Windows({}))[0])
-
-    def get_unique_episode_indices(self) -> Ints:
-        """Return the numbers of the episodes of which at least one frame is readable, ascending."""
-        store = self._opening.store()
-        if store is None:
-            return np.zeros(0, np.int64)
-        with store.lock:
-            store.settle()
-            numbers: Ints = np.sort(store.table.rows["episode_index"][store.table.live])
-        return numbers if self._episodes is None else np.intersect1d(numbers, self._episodes)
-
-    @property
-    def episode_data_index(self) -> dict[str, Ints]:
-        """Where each episode stands: `dataset[from[k]]` to `dataset[to[k] - 1]`, as in LeRobot; oldest first."""
-        store = self._opening.store()
-        if store is None:
-            return {"from": np.zeros(0, np.int64), "to": np.zeros(0, np.int64)}
-        with store.lock:
-            store.settle()
-            return episode_ranges(store, self._episodes)
-
-    @property
-    def stats(self) -> dict[str, KeyStats]:
-        """Mean, standard deviation, minimum, maximum and count of each numeric key.
-
-        Of cameras from sampled frames, (C, 1, 1): images in [0, 1], depth in metres over the pixels that were measured.
-        """
-        store = self._need_store()
-        store.refresh()
-        if self._stats is None or self._stats[0] != store.state.generation:
-            self._stats = (store.state.generation, statistics(store, self._chosen))
-        return self._stats[1]
+        return as_given(store, key, self._read(range(len(self)), partial(_columns, keys=[key]))[key])
 
     # Windows
 
@@ -379,7 +309,7 @@ class LeRobotDatasetV2(Recording):
         store = self._opening.store()
         if store is not None:
             store.refresh()
-            check_windows(windows, store, self._episodes)
+            check_windows(windows, store, None if self._choice is None else self._choice.numbers.tolist())
         self._windows = windows
 
     # Opening anew
@@ -387,11 +317,12 @@ class LeRobotDatasetV2(Recording):
     def reload(self) -> None:
         """Open the directory anew, taking what another process changed."""
         self._opening.reopen()
-        self._after_opening()
-
-    def _after_opening(self) -> None:
-        if self._episodes is not None:
-            self._chosen = chosen_slots(self._need_store(), self._episodes)
+        if self._choice is not None:
+            self._choice_in(self._need_store())
 
     def _check_first(self, episode: Episode) -> None:
         check_window_keys(self._windows, episode.data_keys)  # later it would be too late to leave nothing behind
+
+
+def _columns(store: Store, slots: Ints, keys: Sequence[str]) -> Arrays:
+    return gather(store, slots, keys, Windows({}))[0]

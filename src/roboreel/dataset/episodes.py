@@ -1,15 +1,14 @@
-"""Episodes of an open store: their slots, a choice of them, statistics over them."""
+"""Episodes of an open store: their slots, their values as they are given, statistics over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.dataset.reading import Windows, gather
-from roboreel.errors import EpisodeNotFoundError, InvalidArgumentError
+from roboreel.errors import EpisodeNotFoundError
 from roboreel.schema import DEPTH_UNITS, KeySpec
 from roboreel.stats import KeyStats, RunningDepthStats, RunningImageStats, RunningStats
 from roboreel.store import Store
@@ -45,34 +44,8 @@ def as_given(store: Store, key: str, array: NDArray[Any]) -> Any:
     return array.astype(spec.item_dtype, copy=False)
 
 
-def chosen_slots(store: Store, episodes: Sequence[int]) -> Ints:
-    """Return the slots of the chosen episodes, in the order in which they were given."""
-    if store.manifest.ring:
-        raise InvalidArgumentError("episodes= cannot choose from a ring, whose episodes are overwritten; leave it out")
-    if len(set(episodes)) != len(episodes):
-        raise InvalidArgumentError(f"episodes={list(episodes)} names an episode twice")
-    found = {episode: episode_slots(store, episode) for episode in episodes}
-    if missing := [episode for episode, slots in found.items() if slots is None]:
-        held = len(store.table.live)
-        raise EpisodeNotFoundError(f"episodes {missing[:10]} are not in the dataset, which holds {held} episodes")
-    return np.concatenate([np.zeros(0, np.int64), *(slots for slots in found.values() if slots is not None)])
-
-
-def episode_ranges(store: Store, episodes: Sequence[int] | None) -> dict[str, Ints]:
-    """Return the first index of each readable episode, and the one after its last."""
-    table = store.table
-    starts, stops = table.live_starts[table.live], table.stops[table.live]
-    if episodes is None:
-        return {"from": starts.copy(), "to": stops}
-    numbers = table.rows["episode_index"][table.live]
-    order = [int(np.flatnonzero(numbers == episode)[0]) for episode in episodes]
-    ends = np.cumsum((stops - starts)[order], dtype=np.int64)
-    return {"from": ends - (stops - starts)[order], "to": ends}
-
-
-def statistics(store: Store, chosen: Ints | None) -> dict[str, KeyStats]:
-    """Return statistics of all numeric keys; of cameras from frames spread evenly over the dataset."""
-    slots = np.arange(store.state.frames) if chosen is None else chosen
+def statistics(store: Store, slots: Ints) -> dict[str, KeyStats]:
+    """Return statistics of all numeric keys; of cameras from frames spread evenly over those given."""
     stats: dict[str, KeyStats] = {}
     for key, spec in store.manifest.keys.items():
         if spec.is_string:

@@ -105,6 +105,7 @@ class Recording(Base):
             InvalidEpisodeError: the data cannot be stored as it is; nothing of that episode was.
             CapacityError: it does not fit. DiskSpaceError: the disk is full. DatasetLockedError: another writer.
         """
+        self._check_no_view("add_episodes")
         for added, episode in enumerate(split_episodes(data)):
             try:
                 check_cameras(episode, self._opening.cameras.mode)
@@ -125,6 +126,9 @@ class Recording(Base):
 
     def _check_first(self, episode: Episode) -> None:
         """Refuse an episode that the dataset could not begin with."""
+
+    def _check_no_view(self, what: str) -> None:
+        """Refuse what changes or copies all episodes where only some are shown."""
 
     def column(self, key: str) -> NDArray[Any]:
         """Return a key's values as they lie on disk, (frames, *shape), without a copy; read-only.
@@ -158,6 +162,7 @@ class Recording(Base):
             ReadOnlyError: opened with readonly=True. DatasetLockedError: another process is writing.
             EditOpenError: `add_episodes`, another edit, `close` or `reload` inside the block; nothing of it was done.
         """
+        self._check_no_view("edit")
         check_editable(self._need_store(), key)
         with self._opening.edit(key) as draft:
             yield draft
@@ -187,6 +192,7 @@ class Recording(Base):
             DatasetLockedError: `dest` is being written. DatasetBusyError: the writer has not answered in time.
             DiskSpaceError: no room; what was in `dest` is there as before.
         """
+        self._check_no_view("snapshot")
         self._need_store()
         return self._opening.snapshot(Path(dest), timeout_s)
 
@@ -223,6 +229,7 @@ class Recording(Base):
             CapacityError: a capacity in bytes is too small for it. DatasetLockedError: another process is writing.
             StorageDirCorruptError: frames are damaged.
         """
+        self._check_no_view("convert")
         self._need_store()
         dest = None if to is None else Path(to)
         return self._opening.convert(image_mode, video_options, dest, force=force, progress=progress)
