@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from roboreel.convert.lerobot_cameras import ImageCamera, VideoCamera, open_cameras
+from roboreel.convert.lerobot_cameras import ImageCamera, open_cameras
 from roboreel.convert.lerobot_columns import ROW_KEYS, plan_columns, read_time_and_order, read_values
 from roboreel.convert.lerobot_info import Info, read_info, shown
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings, data_files
@@ -15,6 +15,7 @@ from roboreel.convert.lerobot_rate import check_rate
 from roboreel.convert.lerobot_tasks import Tasks, read_tasks
 from roboreel.convert.lerobot_v2 import read_v2_episodes
 from roboreel.convert.lerobot_v3 import read_v3_episodes
+from roboreel.convert.lerobot_videos import VideoCamera
 from roboreel.convert.parquet import ParquetFile, RowReader, parse_strings
 from roboreel.convert.source import SourceEpisode
 from roboreel.errors import SourceError

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,12 @@ class VideoSpan:
     """Presentation times as the metadata has them; None where it has none: then the file holds one episode."""
     rows_in_file: int = 0
     """Rows of all episodes in the file."""
+    rows_before: int = 0
+    """Of them, those of the episodes that begin earlier in it."""
+    file_start_s: float | None = None
+    """The earliest `start_s` in the file."""
+    seconds_in_file: float | None = None
+    """That all its episodes last together, as the metadata have it; None where it has no times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +97,36 @@ def parse_tasks(listed: object, where: str) -> tuple[str, ...]:
 
 
 def with_rows_in_videos(entries: Sequence[EpisodeEntry]) -> list[EpisodeEntry]:
-    """Fill in `rows_in_file` of every video span.
+    """Fill in what every video span says of its whole file.
 
-    >>> file = ParquetFile(Path("d.parquet"), 5, {})
-    >>> spans = {"observation.image": VideoSpan(Path("v.mp4"))}
-    >>> entries = [EpisodeEntry(0, file, 0, 3, (), spans), EpisodeEntry(1, file, 3, 2, (), spans)]
-    >>> with_rows_in_videos(entries)[1].videos["observation.image"].rows_in_file
-    5
+    >>> file, path = ParquetFile(Path("d.parquet"), 5, {}), Path("v.mp4")
+    >>> spans = [{"observation.image": VideoSpan(path, *times)} for times in ((0.0, 0.3), (0.3, 0.5))]
+    >>> entries = [EpisodeEntry(0, file, 0, 3, (), spans[0]), EpisodeEntry(1, file, 3, 2, (), spans[1])]
+    >>> span = with_rows_in_videos(entries)[1].videos["observation.image"]
+    >>> span.rows_in_file, span.rows_before, span.file_start_s, span.seconds_in_file
+    (5, 3, 0.0, 0.5)
     """
-    totals: Counter[tuple[str, Path]] = Counter()
+    whose: dict[tuple[str, Path], list[EpisodeEntry]] = defaultdict(list)
     for entry in entries:
         for key, span in entry.videos.items():
-            totals[key, span.path] += entry.length
-    return [
-        replace(
+            whose[key, span.path].append(entry)
+    filled: dict[tuple[str, int], VideoSpan] = {}
+    for (key, _), sharers in whose.items():
+        filled |= {(key, entry.index): span for entry, span in _filled(key, sharers)}
+    return [replace(entry, videos={key: filled[key, entry.index] for key in entry.videos}) for entry in entries]
+
+
+def _filled(key: str, sharers: Sequence[EpisodeEntry]) -> Iterator[tuple[EpisodeEntry, VideoSpan]]:
+    """The spans of the episodes that share one file."""
+    times = [(span.start_s, span.end_s) for span in (entry.videos[key] for entry in sharers)]
+    known = [(start, end) for start, end in times if start is not None and end is not None]
+    seconds = math.fsum(end - start for start, end in known) if len(known) == len(sharers) else None
+    file_start = min((start for start, _ in times if start is not None), default=None)
+    rows, before = sum(entry.length for entry in sharers), 0
+    for entry in sorted(sharers, key=lambda entry: entry.videos[key].start_s or 0.0):
+        span = entry.videos[key]
+        yield (
             entry,
-            videos={key: replace(span, rows_in_file=totals[key, span.path]) for key, span in entry.videos.items()},
+            replace(span, rows_in_file=rows, rows_before=before, file_start_s=file_start, seconds_in_file=seconds),
         )
-        for entry in entries
-    ]
+        before += entry.length
