@@ -179,3 +179,28 @@ def test_inside_an_edit_nothing_else_can_be_changed(tmp_path: Path, what: str) -
     assert LeRobotDatasetV2(tmp_path / "copy").get_data_by_key("number").tolist() == [3] * 4
     change()
     assert verify(tmp_path / "dataset").problems == []
+
+
+def test_readers_in_threads_go_on_while_one_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roboreel.dataset.opening._LOOK_S", 0.0)  # each read looks whether it was converted
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, image_mode="memmap", image_dtype="uint8")
+    for number in range(4):
+        images = np.full((5, 8, 8, 3), number, np.uint8)
+        dataset.add_episodes({"observation.image": images, "number": np.full(5, number)})
+    dataset.get_batch([0])  # torch is there: an import that another thread waits for is no part of this
+    done = threading.Event()
+
+    def convert() -> None:
+        try:
+            for mode in ("png", "memmap"):
+                dataset.convert(mode)
+        finally:
+            done.set()
+
+    def read() -> None:
+        rng = np.random.default_rng(0)
+        while not done.is_set():
+            batch = dataset.get_batch(rng.integers(20, size=4))
+            assert (batch["observation.image"].flatten(1) == batch["number"][:, None]).all()
+
+    assert run_all(convert, read, read) == []

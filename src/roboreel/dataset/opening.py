@@ -169,13 +169,17 @@ class Opening:
         with self._lock:
             if self._store is store:  # else another thread was first
                 self._writer = None  # not ours: nobody converts what we hold the lock of
-                opened = Store.open(self.root)
-                self._use_cache(opened)
-                if store is not None:
-                    opened.decoding.take(store.decoding)
-                self._store = opened  # the old one is not closed: another thread may be reading from it
+                self._open_anew()
             assert self._store is not None
             return self._store
+
+    def _open_anew(self) -> None:
+        """Open what is there now; the old store is not closed: another thread may be reading from it."""
+        opened = Store.open(self.root)
+        self._use_cache(opened)
+        if self._store is not None:
+            opened.decoding.take(self._store.decoding)
+        self._store = opened  # at no moment None, for those who read without the lock
 
     def read(self, reading: Callable[[Store], Read]) -> Read:
         """Return what `reading` gives, also while the dataset is converted."""
@@ -252,10 +256,9 @@ class Opening:
         """The open writer; takes the directory's lock the first time. For those who hold that of the threads."""
         self._check_writable()
         if self._writer is None or self._writer.closed:
-            self._store = None  # not closed: another thread may be reading from it
             self._writer = Writer.open(self.root)
             self._use_cache(self._writer.store)
-            self._store = self._writer.store
+            self._store = self._writer.store  # the old one is not closed: another thread may be reading from it
         return self._writer
 
     @contextlib.contextmanager
@@ -314,7 +317,8 @@ class Opening:
             if dest is None and conversion.changed:
                 # what was asked on opening was true then
                 self.cameras = CameraStorage()
-                self._writer = self._store = None
+                self._writer = None
+                self._open_anew()
             return report
 
     def close(self) -> None:
