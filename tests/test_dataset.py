@@ -205,6 +205,8 @@ def test_get_episode_gives_arrays_and_get_data_by_key_aligns_with_the_items(root
     assert {key: ends.tolist() for key, ends in dataset.episode_data_index.items()} == {
         "from": [0, 5, 8],
         "to": [5, 8, 12],
+        "episode_index": [0, 1, 2],
+        "index": [0, 5, 8],
     }
 
 
@@ -215,7 +217,12 @@ def test_only_the_chosen_episodes_are_there_in_the_order_chosen(root: Path) -> N
     assert dataset.get_unique_episode_indices().tolist() == [0, 2]
     assert numbers_of(dataset.get_batch(range(9))) == [8, 9, 10, 11, 0, 1, 2, 3, 4]
     assert dataset[3]["action_is_pad"].tolist() == [False, False, True]
-    assert {key: ends.tolist() for key, ends in dataset.episode_data_index.items()} == {"from": [0, 4], "to": [4, 9]}
+    assert {key: ends.tolist() for key, ends in dataset.episode_data_index.items()} == {
+        "from": [0, 4],
+        "to": [4, 9],
+        "episode_index": [2, 0],
+        "index": [8, 0],
+    }
     assert dataset.get_data_by_key("action")[0] == 4
     assert dataset.stats["action"]["count"].tolist() == [9]
     with pytest.raises(IndexError, match="episode 1 is not in the dataset"):

@@ -73,6 +73,8 @@ def check(dataset: LeRobotDatasetV2, model: Model) -> None:
     ranges = dataset.episode_data_index
     covered = [i for start, stop in zip(ranges["from"], ranges["to"], strict=True) for i in range(start, stop)]
     assert sorted(covered) == list(range(len(held)))
+    firsts = list(zip(ranges["index"].tolist(), ranges["episode_index"].tolist(), strict=True))
+    assert firsts == [held[start] for start in ranges["from"]]
 
 
 @settings(max_examples=40)

@@ -14,6 +14,7 @@ from roboreel.dataset.choice import Choice, choose, parse_episodes, split_positi
 from roboreel.dataset.episodes import statistics
 from roboreel.dataset.recording import Recording
 from roboreel.errors import FrameIndexError, ReadOnlyError
+from roboreel.schema import EPISODE_INDEX_KEY, INDEX_KEY
 from roboreel.stats import KeyStats
 from roboreel.store import Store
 
@@ -65,18 +66,23 @@ class EpisodeViews(Recording):
     def episode_data_index(self) -> dict[str, Ints]:
         """Where each episode stands: `dataset[from[k]]` to `dataset[to[k] - 1]`, as in LeRobot; oldest first.
 
-        Of chosen episodes, in the order of the choice. What a ring has overwritten is in none.
+        Of chosen episodes, in the order of the choice. What a ring has overwritten is in none. And what the frame at
+        `from` is: its `episode_index` and its `index`.
         """
+        keys = ("from", "to", EPISODE_INDEX_KEY, INDEX_KEY)
         store = self._opening.store()
         if store is None:
-            return {"from": np.zeros(0, np.int64), "to": np.zeros(0, np.int64)}
+            return {key: np.zeros(0, np.int64) for key in keys}
         with store.lock:
             store.settle()
+            table, rows = store.table, store.table.live
+            starts, stops = table.live_starts[rows], table.stops_of(rows)
             if self._choice is not None:
-                starts, stops = self._choice_in(store).ranges(store)
-            else:
-                starts, stops = store.table.live_starts[store.table.live], store.table.stops_of(store.table.live)
-        return {"from": starts, "to": stops}
+                choice = self._choice_in(store)
+                rows = choice.surviving_rows(store)
+                starts, stops = choice.ranges(store)
+            first = table.rows["first_index"][rows] + table.live_starts[rows] - table.starts[rows]
+            return dict(zip(keys, (starts, stops, table.rows["episode_index"][rows], first), strict=True))
 
     @property
     def stats(self) -> dict[str, KeyStats]:
