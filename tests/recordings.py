@@ -59,6 +59,14 @@ def made(root: Path, lengths: list[int], *, camera: bool = False, task: str | No
     return dataset
 
 
+def ring(root: Path, lengths: list[int], capacity: int, **options: Any) -> Any:
+    """A ring in which frame number n is the n-th that was recorded."""
+    dataset = made(root, lengths[:1], buffer_capacity=capacity, use_as_fifo_buffer=True, **options)
+    for k in range(1, len(lengths)):
+        dataset.add_episodes(recording(lengths[k], sum(lengths[:k])), no_flush=True)
+    return dataset
+
+
 def numbers_of(items: Any) -> Any:
     """The frame numbers of an item or a batch, after checking that all its keys agree on them."""
     numbers = np.asarray(items["observation.state"])[..., 0]

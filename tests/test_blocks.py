@@ -144,6 +144,11 @@ def test_incomplete_batches_can_be_left_out(numbers_only: LeRobotDatasetV2) -> N
         ({"episodes": 0}, "batch_size=4, episodes=0; both must be integers, 1 or more"),
         ({"rank": 2, "world_size": 2}, "rank=2 of world_size=2; give 0 <= rank < world_size"),
         ({"seed": -1}, "seed=-1; give one from 0"),
+        (
+            {"world_size": 2},
+            r"8 episodes .*episodes=8 are 1 blocks, .*world_size=2 .*give episodes=4 or less",
+        ),
+        ({"episodes": 1, "world_size": 9}, "are 8 blocks, and world_size=9 processes want one each"),
         ({"epoch": -1}, "epoch=-1, start=0; both must be 0 or more"),
     ],
 )

@@ -27,7 +27,7 @@ def test_import_roboreel_loads_nothing_heavy() -> None:
     assert loaded & HEAVY == set()
 
 
-@pytest.mark.parametrize("name", ["LeRobotDatasetV2", "compute_sampler_weights"])
+@pytest.mark.parametrize("name", ["LeRobotDatasetV2", "compute_sampler_weights", "PrioritizedSampler"])
 def test_the_public_face_needs_neither_torch_nor_the_hub(name: str) -> None:
     loaded = loaded_after(f"from roboreel import {name}")
     assert loaded & {"torch", "huggingface_hub", "gymnasium", "matplotlib", "tyro"} == set()

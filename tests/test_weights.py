@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from roboreel import LeRobotDatasetV2, compute_sampler_weights
-from tests.recordings import made, recording
+from tests.recordings import made, recording, ring
+from tests.test_samplers import die_recording
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,31 @@ def test_weights_follow_what_is_added(tmp_path: Path) -> None:
     offline = made(tmp_path / "offline", [3])
     offline.add_episodes(recording(1, 3))
     assert compute_sampler_weights(offline).tolist() == pytest.approx([1 / 4] * 4)
+
+
+@pytest.mark.parametrize(
+    ("drop", "weights"),
+    [
+        (0, [1 / 8] * 8),
+        (1, [1 / 5, 1 / 5, 0, 0, 1 / 5, 1 / 5, 1 / 5, 0]),
+        (2, [1 / 3, 0, 0, 0, 1 / 3, 1 / 3, 0, 0]),
+        (9, [1 / 8] * 8),
+    ],
+)
+def test_what_is_left_of_an_overwritten_episode_is_weighed(tmp_path: Path, drop: int, weights: list[float]) -> None:
+    buffer = ring(tmp_path / "ring", [4, 4, 3], 8)  # slot 3 holds the last frame of the first episode
+    assert compute_sampler_weights(buffer, drop).tolist() == pytest.approx(weights)
+
+
+def test_lost_frames_weigh_nothing(tmp_path: Path) -> None:
+    root = die_recording(ring(tmp_path / "ring", [4, 4], 8), 3)
+    for readonly in (True, False):  # before and after the next writer has come
+        reader = LeRobotDatasetV2(root, readonly=readonly)
+        assert compute_sampler_weights(reader, 1).tolist() == pytest.approx([0] * 4 + [1 / 3] * 3 + [0])
+        assert compute_sampler_weights(reader, 9).tolist() == pytest.approx([0] * 3 + [1 / 5] * 5)
+        if not readonly:
+            reader.add_episodes(recording(2, 8))
+            assert compute_sampler_weights(reader).tolist() == pytest.approx([1 / 7, 1 / 7, 0] + [1 / 7] * 5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from roboreel.errors import *  # noqa: F403 - the errors are the public face, al
 if TYPE_CHECKING:
     from roboreel.dataset import LeRobotDatasetV2, takes_batch
     from roboreel.images import ImagePipeline
-    from roboreel.sampling import EpisodeBlocks, compute_sampler_weights
+    from roboreel.sampling import (
+        EpisodeAwareSampler,
+        EpisodeBlocks,
+        PrioritizedSampler,
+        WeightedSampler,
+        compute_sampler_weights,
+    )
     from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
     from roboreel.store.forecast import forecast
 
@@ -22,22 +28,28 @@ except PackageNotFoundError:  # run from a checkout that was not installed
     __version__ = "0+unknown"
 
 _LAZY = {
+    "EpisodeAwareSampler": "roboreel.sampling",
     "EpisodeBlocks": "roboreel.sampling.blocks",
     "ImagePipeline": "roboreel.images",
     "LeRobotDatasetV2": "roboreel.dataset",
     "LeRobotDatasetV2ImageMode": "roboreel.schema",
+    "PrioritizedSampler": "roboreel.sampling",
     "VideoOptions": "roboreel.schema",
+    "WeightedSampler": "roboreel.sampling",
     "compute_sampler_weights": "roboreel.sampling",
     "forecast": "roboreel.store.forecast",
     "takes_batch": "roboreel.dataset",
 }
 
 __all__ = [
+    "EpisodeAwareSampler",
     "EpisodeBlocks",
     "ImagePipeline",
     "LeRobotDatasetV2",
     "LeRobotDatasetV2ImageMode",
+    "PrioritizedSampler",
     "VideoOptions",
+    "WeightedSampler",
     "__version__",
     "compute_sampler_weights",
     "forecast",

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from roboreel.sampling.episode_aware import EpisodeAwareSampler
+from roboreel.sampling.prioritized import PrioritizedSampler
+from roboreel.sampling.weighted import WeightedSampler
 from roboreel.sampling.weights import compute_sampler_weights, in_ranges
 
 if TYPE_CHECKING:
     from roboreel.sampling.blocks import EpisodeBlocks
 
-__all__ = ["EpisodeBlocks", "compute_sampler_weights", "in_ranges"]
+__all__ = [
+    "EpisodeAwareSampler",
+    "EpisodeBlocks",
+    "PrioritizedSampler",
+    "WeightedSampler",
+    "compute_sampler_weights",
+    "in_ranges",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from roboreel._optional import require
 from roboreel.dataset import LeRobotDatasetV2
 from roboreel.dataset.batch import BlockBatch
 from roboreel.errors import InvalidArgumentError
-from roboreel.sampling.order import shuffled
+from roboreel.sampling.order import check_epoch, check_rank, check_seed, shuffled
 
 Ints = NDArray[np.int64]
 
@@ -39,11 +39,14 @@ class EpisodeBlocks(Base):
             blocks.set_epoch(epoch)
             for batch in loader: ...
 
+    `batch_size=None` has to be there: the DataLoader's own default makes batches of one of these batches, (1, 64, …).
+    A worker that gets no block idles: processes times workers is as many as make sense for the blocks that there are.
+
     The order is a function of seed, epoch, and the numbers of workers and processes. It mixes less than a shuffle of
     all frames: the more `episodes`, the better, at the price of memory: each worker holds so many, decoded.
 
     Raises:
-        InvalidArgumentError: a number that cannot be, or an empty dataset.
+        InvalidArgumentError: a number that cannot be, an empty dataset, or fewer blocks than processes.
     """
 
     dataset: LeRobotDatasetV2
@@ -67,12 +70,18 @@ class EpisodeBlocks(Base):
             raise InvalidArgumentError(
                 f"batch_size={self.batch_size}, episodes={self.episodes}; both must be integers, 1 or more"
             )
-        if not 0 <= self.rank < self.world_size:
-            raise InvalidArgumentError(f"rank={self.rank} of world_size={self.world_size}; give 0 <= rank < world_size")
-        if not 0 <= self.seed < 1 << 63:
-            raise InvalidArgumentError(f"seed={self.seed}; give one from 0 to 2**63 - 1")
+        check_rank(self.rank, self.world_size)
+        check_seed(self.seed)
         if not len(self.dataset):
             raise InvalidArgumentError(f"{self.dataset.storage_dir} holds no episode yet")
+        held = len(self.dataset.episode_data_index["from"])
+        blocks = -(-held // self.episodes)
+        if blocks < self.world_size:
+            raise InvalidArgumentError(
+                f"{held} episodes in blocks of episodes={self.episodes} are {blocks} blocks, and world_size="
+                f"{self.world_size} processes want one each; give episodes={max(1, held // self.world_size)} or less, "
+                "or fewer processes"
+            )
         import torch
 
         self._position = torch.zeros(2, dtype=torch.int64)
@@ -81,8 +90,7 @@ class EpisodeBlocks(Base):
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Have the next iteration give this epoch, from batch `start` on, also in persistent workers."""
-        if epoch < 0 or start < 0:
-            raise InvalidArgumentError(f"epoch={epoch}, start={start}; both must be 0 or more")
+        check_epoch(epoch, start)
         self.epoch, self.start = epoch, start
         self._position[0], self._position[1] = epoch, start
 

@@ -23,6 +23,80 @@ def shuffled(num_frames: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_frames)
 
 
+def uniforms(count: int, seed: int, epoch: int, start: int = 0) -> NDArray[np.float64]:
+    """Return `count` numbers in [0, 1) of the stream of an epoch, from number `start` on, a float64 array.
+
+    >>> bool((uniforms(5, seed=0, epoch=3)[2:] == uniforms(3, seed=0, epoch=3, start=2)).all())
+    True
+    """
+    # Philox makes four at a time. The third word of the counter keeps them apart from what `shuffled` uses up.
+    blocks, skipped = divmod(start, 4)
+    bits = np.random.Philox(key=[seed, epoch], counter=[blocks, 0, 1, 0])
+    return np.random.Generator(bits).random(skipped + count)[skipped:]
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is no key of a random stream."""
+    if not 0 <= seed < 1 << 63:
+        raise InvalidArgumentError(f"seed={seed}; give one from 0 to 2**63 - 1")
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Refuse a process that is not one of `world_size`."""
+    if not 0 <= rank < world_size:
+        raise InvalidArgumentError(f"rank={rank} of world_size={world_size}; give 0 <= rank < world_size")
+
+
+def check_epoch(epoch: int, start: int) -> None:
+    """Refuse a place in the order that cannot be."""
+    if epoch < 0 or start < 0:
+        raise InvalidArgumentError(f"epoch={epoch}, start={start}; both must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of `world_size` processes gets of the positions 0 … `frames` - 1: every `world_size`-th, in batches.
+
+    Together the processes get each position once, or with `drop_last` as many as make whole batches for all. They get
+    the same number of batches, or they would wait for each other for ever; only batches of 1 may not come out even.
+
+    >>> for rank in range(2):  # the third batch of the second process would be empty
+    ...     share = Share(frames=9, batch_size=2, rank=rank, world_size=2)
+    ...     [list(range(rank, 9, 2)[slice(*share.bounds(k))]) for k in range(share.batches)]
+    [[0, 2], [4, 6], [8]]
+    [[1, 3], [5], [7]]
+    """
+
+    frames: int
+    batch_size: int
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+
+    @property
+    def own(self) -> int:
+        """Positions of this process; position k of them is `rank` + k `world_size` of all."""
+        return len(range(self.rank, self.frames, self.world_size))
+
+    @property
+    def batches(self) -> int:
+        if self.drop_last:
+            return self.frames // (self.world_size * self.batch_size)
+        longest = -(-self.frames // self.world_size)
+        return min(-(-longest // self.batch_size), self.own)
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """Return where a batch begins and ends among this process's own positions."""
+        first = number * self.batch_size
+        stop = first + self.batch_size
+        if not self.drop_last:
+            # The last batch of a process that is one short is its last position, which the batch before gives up.
+            short = self.own == (self.batches - 1) * self.batch_size
+            first -= short and number == self.batches - 1
+            stop -= short and number == self.batches - 2
+        return first, min(stop, self.own)
+
+
 @dataclass(frozen=True)
 class EpochOrder:
     """Batches of shuffled indices, for `DataLoader(dataset, batch_sampler=order)`.
@@ -55,8 +129,7 @@ class EpochOrder:
             raise InvalidArgumentError(
                 f"num_frames={self.num_frames}, batch_size={self.batch_size}; both must be 1 or more"
             )
-        if not 0 <= self.seed < 1 << 63:
-            raise InvalidArgumentError(f"seed={self.seed}; give one from 0 to 2**63 - 1")
+        check_seed(self.seed)
         if not 0 <= self.start <= self.stop:
             raise InvalidArgumentError(f"batches from {self.start} to {self.stop}; give 0 <= start <= stop")
 

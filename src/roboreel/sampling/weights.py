@@ -25,16 +25,17 @@ def compute_sampler_weights(
     """Return a weight for each frame of [offline; online], summing to 1: a float64 tensor (len + len,).
 
     The frames of the online dataset together weigh `online_sampling_ratio`, the offline ones the rest; the last n of
-    each episode weigh nothing. Where all would weigh nothing, all weigh the same. For
-    `torch.utils.data.WeightedRandomSampler` over `ConcatDataset([offline, online])`.
+    each episode weigh nothing. Where all would weigh nothing, all weigh the same. Slots of which the frame was lost
+    with a writer that died weigh nothing in any case. For `torch.utils.data.WeightedRandomSampler` over
+    `ConcatDataset([offline, online])`.
 
     Two episodes of 2 frames, and one online of 3 of which the last is dropped:
 
         compute_sampler_weights(offline, 0, online, 0.5, 1)  ->  [1/8, 1/8, 1/8, 1/8, 1/4, 1/4, 0]
 
     Raises:
-        InvalidArgumentError: both datasets are empty; only one of online dataset and ratio is given; the ratio is
-            not in [0, 1].
+        InvalidArgumentError: both datasets are empty, or no frame of them survives; only one of online dataset and
+            ratio is given; the ratio is not in [0, 1].
     """
     torch = require("torch", extra="torch", purpose="sampler weights")
     if (online_dataset is None) != (online_sampling_ratio is None):
@@ -45,23 +46,26 @@ def compute_sampler_weights(
     parts = [_weights(offline_dataset, offline_drop_n_last_frames, 1 - ratio)]
     if online_dataset is not None:
         parts.append(_weights(online_dataset, online_drop_n_last_frames, ratio))
-    weights = np.concatenate(parts)
-    if not len(weights):
+    weights, held = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if not np.any(held):
         raise InvalidArgumentError("both datasets are empty; at least one must hold an episode")
-    total = weights.sum()
-    weights = weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
-    tensor: Tensor = torch.from_numpy(weights)
+    if not np.any(weights):
+        weights = held.astype(np.float64)
+    tensor: Tensor = torch.from_numpy(weights / weights.sum())
     return tensor
 
 
-def _weights(dataset: LeRobotDatasetV2, drop_n_last_frames: int, share: float) -> NDArray[np.float64]:
-    """Spread `share` evenly over the frames that may be drawn."""
+def _weights(
+    dataset: LeRobotDatasetV2, drop_n_last_frames: int, share: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Spread `share` evenly over the frames that may be drawn; return also which indices hold a frame at all."""
     if drop_n_last_frames < 0:
         raise InvalidArgumentError(f"cannot drop the last {drop_n_last_frames} frames; 0 or more would do")
-    ranges = dataset.episode_data_index
-    drawable = in_ranges(len(dataset), ranges["from"], ranges["to"] - drop_n_last_frames)
-    count = np.count_nonzero(drawable)
-    return drawable * (share / count) if count else np.zeros(len(dataset))
+    ranges, length = dataset.episode_data_index, len(dataset)
+    drawable = in_ranges(length, ranges["from"], ranges["to"] - drop_n_last_frames)
+    weights = drawable.astype(np.float64)
+    weights *= share / max(1.0, weights.sum())
+    return weights, in_ranges(length, ranges["from"], ranges["to"])
 
 
 def in_ranges(length: int, starts: NDArray[Any], stops: NDArray[Any]) -> NDArray[np.bool_]:

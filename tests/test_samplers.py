@@ -1,0 +1,359 @@
+"""Samplers: which indices, in which order, shared out how, and taken up where; also from a ring that is written."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from roboreel import EpisodeAwareSampler, EpisodeNotFoundError, InvalidArgumentError, LeRobotDatasetV2, WeightedSampler
+from roboreel.format.files import observed
+from roboreel.sampling.order import Share, uniforms
+from tests.recordings import made, numbers_of, recording, ring
+
+LENGTHS = [3, 1, 4, 2, 7, 5]
+FRAMES = sum(LENGTHS)
+EPISODE_OF = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDatasetV2:
+    dataset: LeRobotDatasetV2 = made(tmp_path_factory.mktemp("samplers") / "dataset", LENGTHS)
+    return dataset
+
+
+class KilledError(BaseException):
+    """What no error handling of the library may mistake for a failure that it can mend."""
+
+
+def die_recording(dataset: LeRobotDatasetV2, length: int) -> Path:
+    """Have the writer of a dataset end as a kill ends it, in the middle of an episode."""
+    root, dying = dataset.storage_dir, False
+
+    def kill(kind: str, path: Path) -> None:
+        nonlocal dying
+        dying = dying or path.parent.name == "columns"
+        if dying:
+            raise KilledError
+
+    with contextlib.suppress(KilledError), observed(kill):
+        dataset.add_episodes(recording(length, 90))
+    assert dying
+    dataset._opening._writer = None
+    gc.collect()
+    return root
+
+
+# Positions shared out among ranks
+
+
+@given(st.integers(0, 60), st.integers(1, 7), st.integers(1, 5), st.booleans())
+def test_ranks_get_each_position_once_in_as_many_batches(frames: int, size: int, world_size: int, drop: bool) -> None:
+    given, counts = [], []
+    for rank in range(world_size):
+        share = Share(frames, size, rank, world_size, drop)
+        own = list(range(rank, frames, world_size))
+        batches = [own[slice(*share.bounds(number))] for number in range(share.batches)]
+        assert all(0 < len(batch) <= size for batch in batches)
+        assert all(len(batch) == size for batch in (batches if drop else batches[:-2]))
+        counts.append(len(batches))
+        given += list(chain(*batches))
+    whole = frames // (size * world_size) * size * world_size
+    assert sorted(given) == list(range(whole if drop else frames))
+    assert len(set(counts)) == 1 or (size == 1 and not drop) or frames < world_size
+
+
+def test_the_numbers_are_those_that_earlier_versions_drew() -> None:
+    drawn = uniforms(3, seed=0, epoch=0, start=2)
+    assert drawn.tolist() == pytest.approx([0.12032339173199624, 0.33854322414452953, 0.6835689629363473], abs=1e-15)
+    assert np.array_equal(uniforms(9, 5, 6)[7:], uniforms(2, 5, 6, start=7))
+    assert not np.array_equal(uniforms(3, 0, 1), uniforms(3, 1, 0))
+
+
+# Which frames
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn"),
+    [
+        ({}, list(range(FRAMES))),
+        ({"drop_n_last_frames": 1}, [0, 1, 4, 5, 6, 8, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20]),
+        ({"drop_n_first_frames": 2}, [2, 6, 7, 12, 13, 14, 15, 16, 19, 20, 21]),
+        ({"drop_n_first_frames": 2, "drop_n_last_frames": 3}, [12, 13]),
+        ({"episodes": [4, 0]}, [0, 1, 2, 10, 11, 12, 13, 14, 15, 16]),
+        ({"episodes": [1, 3], "drop_n_last_frames": 1}, [8]),
+        ({"max_age": 5}, [17, 18, 19, 20, 21]),
+        ({"max_age": 8, "drop_n_first_frames": 1}, [14, 15, 16, 18, 19, 20, 21]),
+        ({"max_age": 8, "drop_n_first_frames": 5}, [15, 16]),
+        ({"max_age": 99}, list(range(FRAMES))),
+        ({"batch_size": 4, "episodes": [4]}, [[10, 11, 12, 13], [14, 15, 16]]),
+        ({"batch_size": 4, "episodes": [4], "drop_last": True}, [[10, 11, 12, 13]]),
+        ({"batch_size": 3, "episodes": [4], "rank": 1, "world_size": 2}, [[11, 13], [15]]),
+        ({"episodes": [4], "rank": 1, "world_size": 2}, [11, 13, 15]),
+        ({"episodes": [4], "rank": 0, "world_size": 2, "drop_last": True}, [10, 12, 14]),
+        ({"episodes": [4], "start": 5}, [15, 16]),
+    ],
+)
+def test_frames_in_order(dataset: LeRobotDatasetV2, options: dict[str, Any], drawn: list[Any]) -> None:
+    sampler = EpisodeAwareSampler(dataset, **options)
+    assert len(sampler) == len(drawn)
+    assert list(sampler) == drawn
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn"),
+    [
+        # 4 and 4 frames, then 3 over the first: frame 3 at slot 3 is what is left of episode 0
+        ({}, [3, 4, 5, 6, 7, 0, 1, 2]),
+        ({"drop_n_last_frames": 1}, [4, 5, 6, 0, 1]),
+        ({"drop_n_first_frames": 1}, [5, 6, 7, 1, 2]),
+        ({"max_age": 7}, [4, 5, 6, 7, 0, 1, 2]),
+        ({"max_age": 5}, [6, 7, 0, 1, 2]),
+        ({"max_age": 2}, [1, 2]),
+        ({"episodes": [0, 2]}, [3, 0, 1, 2]),
+    ],
+)
+def test_what_is_left_of_an_overwritten_episode(tmp_path: Path, options: dict[str, Any], drawn: list[int]) -> None:
+    assert list(EpisodeAwareSampler(ring(tmp_path / "ring", [4, 4, 3], 8), **options)) == drawn
+
+
+def test_old_frames_at_the_end_that_no_episode_fits_over_age_out(tmp_path: Path) -> None:
+    buffer = ring(
+        tmp_path / "ring", [4, 4, 3, 3, 3, 3, 3], 8
+    )  # slots 6 and 7 hold frames 6 and 7 since the first round
+    assert set(EpisodeAwareSampler(buffer)) == set(range(8))
+    assert set(EpisodeAwareSampler(buffer, max_age=8)) == set(range(6))
+
+
+def test_a_lost_frame_is_never_drawn(tmp_path: Path) -> None:
+    root = die_recording(ring(tmp_path / "ring", [4, 4], 8), 3)
+    for wait in (True, False):  # before and after the next writer has come
+        reader = LeRobotDatasetV2(root, readonly=wait)
+        assert len(reader) == 8
+        assert list(EpisodeAwareSampler(reader)) == [3, 4, 5, 6, 7]
+        assert set(WeightedSampler(reader, weights=np.ones(8), num_samples=200)) == {3, 4, 5, 6, 7}
+        if not wait:
+            reader.add_episodes(recording(2, 8))
+            assert list(EpisodeAwareSampler(reader)) == [3, 4, 5, 6, 7, 0, 1]
+
+
+# Order
+
+
+@given(data=st.data(), size=st.none() | st.integers(1, 9), world_size=st.integers(1, 3), shuffle=st.booleans())
+def test_ranks_share_an_epoch_out_and_it_is_taken_up_anywhere(
+    dataset: LeRobotDatasetV2, data: st.DataObject, size: int | None, world_size: int, shuffle: bool
+) -> None:
+    first, last = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
+    chosen = data.draw(st.lists(st.sampled_from([0, 2, 3, 4, 5]), unique=True, min_size=1))
+    bounds = zip(np.cumsum([0, *LENGTHS]).tolist(), np.cumsum(LENGTHS).tolist(), strict=False)
+    kept = [list(range(a + first, b - last)) for k, (a, b) in enumerate(bounds) if k in chosen]
+    wanted = list(chain(*kept))
+    seed, epoch = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3))
+
+    def sampler(rank: int, **options: Any) -> EpisodeAwareSampler:
+        options = {"seed": seed, "epoch": epoch, **options}
+        ranked: dict[str, Any] = {"rank": rank, "world_size": world_size, "shuffle": shuffle}
+        return EpisodeAwareSampler(
+            dataset, size, episodes=chosen, drop_n_first_frames=first, drop_n_last_frames=last, **ranked, **options
+        )
+
+    if len(wanted) < world_size:
+        with pytest.raises(InvalidArgumentError, match=r"may be drawn|make no batch"):
+            [list(sampler(rank)) for rank in range(world_size)]
+        return
+    given: list[int] = []
+    for rank in range(world_size):
+        whole = list(sampler(rank))
+        given += whole if size is None else list(chain(*whole))
+        start = data.draw(st.integers(0, len(whole)))
+        assert list(sampler(rank, start=start)) == whole[start:]
+        running = sampler(rank)
+        iteration = iter(running)
+        assert [next(iteration) for _ in range(start)] == whole[:start]
+        done = data.draw(st.integers(0, start))
+        later = sampler(rank, seed=9, epoch=8)
+        later.load_state_dict(json.loads(json.dumps(running.state_dict(done))))
+        left = whole[done:] or list(sampler(rank, epoch=epoch + 1))
+        assert len(later) == len(left)
+        assert list(later) == left
+    assert sorted(given) == wanted
+    assert shuffle or world_size > 1 or given == wanted
+
+
+def test_epochs_and_seeds_differ_and_one_follows_the_other(dataset: LeRobotDatasetV2) -> None:
+    sampler = EpisodeAwareSampler(dataset, 5, shuffle=True, seed=3)
+    epochs = [list(sampler) for _ in range(3)]
+    assert sampler.epoch == 3
+    assert len({str(batches) for batches in epochs}) == 3
+    sampler.set_epoch(1)
+    assert [list(sampler), list(sampler)] == epochs[1:]
+    assert list(EpisodeAwareSampler(dataset, 5, shuffle=True, seed=4)) != epochs[0]
+
+
+def test_an_iteration_that_was_broken_off_begins_again(dataset: LeRobotDatasetV2) -> None:
+    sampler = EpisodeAwareSampler(dataset, 5, shuffle=True)
+    first = next(iter(sampler))
+    assert next(iter(sampler)) == first
+    sampler.set_epoch(4)
+    assert next(iter(sampler)) != first
+
+
+def test_set_epoch_in_a_loop_does_not_undo_what_was_loaded(dataset: LeRobotDatasetV2) -> None:
+    whole = list(EpisodeAwareSampler(dataset, 5, shuffle=True, epoch=2))
+    running = EpisodeAwareSampler(dataset, 5, shuffle=True, epoch=2)
+    iteration = iter(running)
+    next(iteration)
+    later = EpisodeAwareSampler(dataset, 5, shuffle=True)
+    later.load_state_dict(running.state_dict())
+    given = []
+    for epoch in range(later.epoch, 4):
+        later.set_epoch(epoch)
+        given.append(list(later))
+    assert given == [whole[1:], list(EpisodeAwareSampler(dataset, 5, shuffle=True, epoch=3))]
+    later.set_epoch(2, start=0)
+    assert list(later) == whole
+
+
+def test_a_state_is_taken_up_by_another_number_of_ranks(dataset: LeRobotDatasetV2) -> None:
+    alone = list(EpisodeAwareSampler(dataset, 6, shuffle=True))
+    running = EpisodeAwareSampler(dataset, 6, shuffle=True)
+    iteration = iter(running)
+    next(iteration)
+    state = running.state_dict()
+    parts = []
+    for rank in range(3):
+        later = EpisodeAwareSampler(dataset, 2, shuffle=True, rank=rank, world_size=3)
+        later.load_state_dict(state)
+        parts.append(list(later))
+    together = [sorted(chain(*batches)) for batches in zip(*parts, strict=True)]
+    assert together == [sorted(batch) for batch in alone[1:]]
+    with pytest.raises(InvalidArgumentError, match="6 frames into its epoch, in the middle of a step of 4"):
+        EpisodeAwareSampler(dataset, 4).load_state_dict(state)
+
+
+# The DataLoader, workers, and whoever writes meanwhile
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_the_frames_and_its_state_is_what_was_used(dataset: LeRobotDatasetV2, workers: int) -> None:
+    context: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
+    options: dict[str, Any] = {"shuffle": True, "drop_n_last_frames": 1, "seed": 5}
+    whole = list(EpisodeAwareSampler(dataset, 2, **options))
+    sampler = EpisodeAwareSampler(dataset, 2, **options)
+    loader = DataLoader(dataset, batch_sampler=sampler, **context)
+    assert len(loader) == len(whole)
+    batches = iter(loader)
+    assert [numbers_of(next(batches)) for _ in range(2)] == whole[:2]
+    state = sampler.state_dict(2)  # with workers more were asked for
+    assert sampler.state_dict()["position"] == 2 * (6 if workers else 2)
+    assert [numbers_of(batch) for batch in batches] == whole[2:]
+    later = EpisodeAwareSampler(dataset, 2, **options)
+    later.load_state_dict(state)
+    assert [numbers_of(batch) for batch in DataLoader(dataset, batch_sampler=later, **context)] == whole[2:]
+    single = EpisodeAwareSampler(dataset, **options)
+    loader = DataLoader(dataset, batch_size=2, sampler=single, **context)
+    assert [numbers_of(batch) for batch in loader] == whole
+
+
+def test_an_epoch_keeps_to_the_frames_that_there_were_when_it_began(tmp_path: Path) -> None:
+    growing = made(tmp_path / "new", [4, 3])
+    sampler = EpisodeAwareSampler(growing, 2, shuffle=True)
+    whole = list(EpisodeAwareSampler(growing, 2, shuffle=True))
+    iteration = iter(sampler)
+    begun = [next(iteration)]
+    growing.add_episodes(recording(5, 7))
+    state = sampler.state_dict()
+    assert begun + list(iteration) == whole
+    assert sorted(chain(*sampler)) == list(range(12))
+    later = EpisodeAwareSampler(growing, 2, shuffle=True)
+    later.load_state_dict(state)
+    assert begun + list(later) == whole
+    assert sorted(chain(*later)) == list(range(12))
+
+
+def test_a_ring_that_went_on_is_drawn_from_by_the_same_places(tmp_path: Path) -> None:
+    buffer = ring(tmp_path / "ring", [4, 4], 8)
+    sampler = EpisodeAwareSampler(buffer, 2, shuffle=True, drop_n_last_frames=1)
+    places = list(EpisodeAwareSampler(buffer, 2, shuffle=True, drop_n_last_frames=1))
+    loader = DataLoader(buffer, batch_sampler=sampler)
+    batches = iter(loader)
+    assert numbers_of(next(batches)) == places[0]
+    state = sampler.state_dict()
+    assert state["drawable"]["generation"] == buffer.generation
+    buffer.add_episodes(recording(3, 8))  # frames 8, 9, 10 over 0, 1, 2
+    later = EpisodeAwareSampler(buffer, 2, shuffle=True, drop_n_last_frames=1)
+    later.load_state_dict(state)
+    now = {index: index + 8 if index < 3 else index for index in range(8)}
+    wanted = [[now[index] for index in batch] for batch in places[1:]]
+    assert [numbers_of(batch) for batch in batches] == wanted
+    assert [numbers_of(batch) for batch in DataLoader(buffer, batch_sampler=later)] == wanted
+    assert sorted(chain(*later)) == [0, 1, 4, 5, 6]  # the next epoch
+
+
+def test_ranks_that_see_other_generations_are_told_which_counts(tmp_path: Path) -> None:
+    buffer = ring(tmp_path / "ring", [4, 4], 20)
+    ranks = [EpisodeAwareSampler(buffer, 2, shuffle=True, rank=rank, world_size=2) for rank in range(2)]
+    state = ranks[0].state_dict()
+    buffer.add_episodes(recording(6, 8))
+    ranks[1].load_state_dict(state)
+    given = [list(rank) for rank in ranks]
+    assert sorted(chain(*given[0], *given[1])) == list(range(8))
+    given = [list(rank) for rank in ranks]
+    assert sorted(chain(*given[0], *given[1])) == list(range(14))
+
+
+def test_a_buffer_may_be_empty_at_first(tmp_path: Path) -> None:
+    buffer = LeRobotDatasetV2(tmp_path / "ring", 10, 20, use_as_fifo_buffer=True)
+    samplers: list[Any] = [EpisodeAwareSampler(buffer, 2), WeightedSampler(buffer, 2, weights="action")]
+    for sampler in samplers:
+        with pytest.raises(InvalidArgumentError, match=r"no frame of .* may be drawn: it holds no episode yet"):
+            iter(sampler)
+    buffer.add_episodes(recording(4))
+    assert list(samplers[0]) == [[0, 1], [2, 3]]
+    assert set(chain(*samplers[1])) <= {1, 2, 3}
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 0}, InvalidArgumentError, "batch_size=0; an integer, 1 or more, or None"),
+        ({"batch_size": 2.0}, InvalidArgumentError, r"batch_size=2\.0"),
+        ({"rank": 2, "world_size": 2}, InvalidArgumentError, "rank=2 of world_size=2; give 0 <= rank < world_size"),
+        ({"seed": -1}, InvalidArgumentError, "seed=-1; give one from 0"),
+        ({"start": -1}, InvalidArgumentError, "epoch=0, start=-1; both must be 0 or more"),
+        ({"drop_n_last_frames": -1}, InvalidArgumentError, "drop_n_last_frames=-1; both must be 0 or more"),
+        ({"max_age": 0}, InvalidArgumentError, "max_age=0; the newest 1 frame or more"),
+        ({"episodes": [0, 9]}, EpisodeNotFoundError, r"episodes \[9\] are not in the dataset, which holds 6.*: 0 to 5"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    dataset: LeRobotDatasetV2, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        EpisodeAwareSampler(dataset, **options)
+
+
+def test_nothing_to_draw_is_refused(dataset: LeRobotDatasetV2, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"of none anything is left after .*drop_n_last_frames=7"):
+        iter(EpisodeAwareSampler(dataset, drop_n_last_frames=7))
+    with pytest.raises(InvalidArgumentError, match="22 frames make no batch of 64 for each of world_size=1 ranks"):
+        iter(EpisodeAwareSampler(dataset, 64, drop_last=True))
+    sampler = EpisodeAwareSampler(dataset, 5)
+    next(iter(sampler))
+    with pytest.raises(InvalidArgumentError, match="done=2; 1 were given in this epoch"):
+        sampler.state_dict(2)
+    with pytest.raises(InvalidArgumentError, match="of a dataset of 22 frames or more, this one has 3"):
+        EpisodeAwareSampler(made(tmp_path / "other", [3]), 5).load_state_dict(sampler.state_dict())
