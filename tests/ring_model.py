@@ -102,6 +102,7 @@ def check_view(view: LeRobotDatasetV2, chosen: ViewModel, model: Model) -> None:
     ranges = view.episode_data_index
     held = [i for a, b in zip(ranges["from"].tolist(), ranges["to"].tolist(), strict=True) for i in range(a, b)]
     assert (len(view), held) == (len(chosen.numbers), alive)
+    assert ranges["index"].tolist() == [chosen.numbers[first] for first in ranges["from"]]
     frames = chosen.answers(model)
     if not frames:
         with pytest.raises(roboreel.EpisodeNotFoundError, match="overwritten"):
@@ -156,3 +157,6 @@ def check(dataset: LeRobotDatasetV2, model: Model) -> None:
     ranges = dataset.episode_data_index
     held = [i for a, b in zip(ranges["from"].tolist(), ranges["to"].tolist(), strict=True) for i in range(a, b)]
     assert sorted(held) == [slot for slot, frame in enumerate(model.slots) if frame is not None]
+    firsts = [frames[first] for first in ranges["from"]]
+    for key in ("index", "episode_index"):
+        assert ranges[key].tolist() == [frame[key] for frame in firsts if frame is not None]

@@ -42,6 +42,10 @@ class Drawable:
     def _ends(self) -> Ints:
         return np.cumsum(self.stops - self.starts, dtype=np.int64)
 
+    @cached_property
+    def _by_first(self) -> Ints:
+        return np.argsort(self.firsts)
+
     @property
     def frames(self) -> int:
         """How many frames may be drawn."""
@@ -71,8 +75,8 @@ class Drawable:
         """
         if not len(self.firsts):
             return np.full(len(numbers), -1)
-        order = np.argsort(self.firsts)
-        row = order[np.maximum(np.searchsorted(self.firsts[order], numbers, side="right") - 1, 0)]
+        order = self._by_first
+        row = order[np.maximum(np.searchsorted(self.firsts, numbers, side="right", sorter=order) - 1, 0)]
         indices = self.starts[row] + numbers - self.firsts[row]
         return np.where((indices >= self.starts[row]) & (indices < self.stops[row]), indices, -1)
 
