@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from roboreel.cli.forecasting import shown_size
-from roboreel.cli.importing import parse_modes
+from roboreel.cli.modes import parse_modes
+from roboreel.cli.sizes import shown_size
 from roboreel.dataset import LeRobotDatasetV2
 from roboreel.schema import VideoOptions
 from roboreel.store import ConversionForecast, ConversionReport, put_back

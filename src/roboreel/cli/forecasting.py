@@ -13,7 +13,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from roboreel.cli.importing import parse_modes
+from roboreel.cli.modes import parse_modes
+from roboreel.cli.sizes import shown_size
 from roboreel.dataset.reading import Windows, gather
 from roboreel.schema import KeySpec, VideoOptions
 from roboreel.store import AskedMode, CameraStorage, Store, forecast, free_bytes, is_dataset
@@ -117,16 +118,3 @@ def describe(found: Mapping[str, Any]) -> str:
         modes = ", ".join(f"{key} as {mode}" for key, mode in found["image_mode"].items())
         lines.append(f"  {shown_size(found['total_so'])} with {modes}")
     return "\n".join([*lines, *(f"  {note}" for note in found["notes"])])
-
-
-def shown_size(count: float) -> str:
-    """Return bytes in decimal units.
-
-    >>> shown_size(999), shown_size(20_500_000)
-    ('999 B', '20.5 MB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"

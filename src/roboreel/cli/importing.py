@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,13 @@ from pathlib import Path
 import tyro
 
 from roboreel.cli.info import describe
+from roboreel.cli.modes import parse_modes
+from roboreel.cli.sizes import shown_size
+from roboreel.convert import ImportForecast, IngestOptions, IngestReport, forecast_lerobot, import_lerobot, open_lerobot
 from roboreel.dataset import LeRobotDatasetV2
-from roboreel.errors import ConfigError, InvalidArgumentError
+from roboreel.errors import ConfigError
 from roboreel.schema import VideoOptions
-from roboreel.store import Store, is_dataset, payoff_text, source_window_seconds, window_seconds
+from roboreel.store import CameraStorage, Store, payoff_text, source_window_seconds, window_seconds
 
 _EPISODES_TIMED = 8
 """Of the folder, the first ones."""
@@ -22,7 +24,11 @@ _EPISODES_TIMED = 8
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Take a LeRobot folder (v2.0, v2.1 or v3.0) in as a roboreel dataset. The folder is only read."""
+    """Take a LeRobot folder (v2.0, v2.1 or v3.0) in as a roboreel dataset. The folder is only read.
+
+    Says first what it will take, and refuses what would not fit. Killed or interrupted, the same command goes on where
+    it was.
+    """
 
     folder: tyro.conf.Positional[Path]
     """The folder that holds meta/info.json."""
@@ -44,68 +50,93 @@ class ImportConfig:
     filter, depth by the nearest pixel. Not given: as they are."""
     camera_size: dict[str, tuple[int, int]] = field(default_factory=dict)
     """The same for some cameras only: KEY HEIGHT WIDTH, and more of them."""
+    skip_episodes: tuple[int, ...] = ()
+    """Episodes that are left out, by their episode_index: damaged ones, say."""
+    forecast: bool = False
+    """Only say what it would take."""
+    force: bool = False
+    """Begin also where the forecast says that it does not fit."""
     quiet: bool = False
     """No progress bar, no summary."""
 
 
 def run(arguments: Sequence[str]) -> None:
     config = tyro.cli(ImportConfig, prog="roboreel import", args=arguments)
-    is_new, began = not is_dataset(config.dest), time.perf_counter()
-    with LeRobotDatasetV2.from_lerobot(
-        config.folder,
-        config.dest,
-        config.decode_images,
-        image_mode=parse_modes(config.image_mode),
-        video_options=None if config.video == VideoOptions() else config.video,
-        buffer_capacity=_frames_or_size(config.buffer_capacity),
-        use_as_fifo_buffer=config.use_as_fifo_buffer,
-        image_size=_sizes(config),
-        progress=not config.quiet,
+    options = _options(config)
+    if config.forecast:
+        print(describe_forecast(config.dest, forecast_lerobot(config.folder, config.dest, options)))
+        return
+
+    def told(found: ImportForecast) -> None:
+        if not config.quiet:
+            print(describe_forecast(config.dest, found), flush=True)
+
+    report = import_lerobot(config.folder, config.dest, options, told)
+    with LeRobotDatasetV2(  # refuses what contradicts an earlier import
+        config.dest, None, options.buffer_capacity, options.ring or None, image_size=_sizes(config)
     ):
         pass
-    seconds = time.perf_counter() - began
-    if not config.quiet:
-        print(describe(config.dest))
-        if is_new:
-            print("\n".join([f"imported in {seconds:.1f} s", *_payoff(config.folder, config.dest, seconds)]))
+    if config.quiet:
+        return
+    print(describe(config.dest))
+    if report is not None:
+        again = f", and {report.episodes_resumed:,} episodes by an earlier try" if report.episodes_resumed else ""
+        print("\n".join([f"imported in {report.seconds:.1f} s{again}", *_payoff(config, report)]))
 
 
-def _payoff(folder: Path, dest: Path, seconds: float) -> list[str]:
+def _options(config: ImportConfig) -> IngestOptions:
+    cameras = CameraStorage.parse(
+        parse_modes(config.image_mode),
+        None if config.video == VideoOptions() else config.video,
+        _sizes(config),
+        decode_images=config.decode_images,
+    )
+    return IngestOptions(
+        cameras,
+        _frames_or_size(config.buffer_capacity),
+        config.use_as_fifo_buffer,
+        progress=not config.quiet,
+        force=config.force,
+        skip_episodes=config.skip_episodes,
+    )
+
+
+def describe_forecast(dest: Path, found: ImportForecast) -> str:
+    """Return what is printed before an import."""
+    lines = [f"{dest}: {found.frames:,} frames"]
+    for key, camera in found.cameras.items():
+        how = f"by {camera.measured_frames} of its frames" if camera.measured_frames else "exactly"
+        lines.append(
+            f"  {key}: {camera.before} {shown_size(camera.bytes_before)} -> {camera.after} "
+            f"{shown_size(camera.bytes_after)} ({how})"
+        )
+    lines.append(
+        f"  the whole: {shown_size(found.bytes_after)}; needed: {shown_size(found.bytes_needed)}, of "
+        f"{shown_size(found.bytes_free)} " + ("free" if found.fits else "free: does not fit")
+    )
+    return "\n".join(lines)
+
+
+def _payoff(config: ImportConfig, report: IngestReport) -> list[str]:
     """Say when decoding the cameras once has paid for itself, against reading them as they lie in the folder."""
-    from roboreel.convert import open_lerobot  # brings Parquet in
-
-    store = Store.open(dest)
+    # what an earlier try took went unmeasured: its frames have cost what those of this one did
+    seconds = report.seconds * (report.frames + report.frames_resumed) / max(1, report.frames)
+    store = Store.open(config.dest)
     try:
         decoded = [key for key, spec in store.manifest.keys.items() if spec.is_camera and not spec.needs_decoding]
         if not decoded:
             return []
         episodes = [
             {key: episode.cameras[key] for key in decoded}
-            for episode in itertools.islice(open_lerobot(folder).episodes(), _EPISODES_TIMED)
+            for episode in itertools.islice(
+                open_lerobot(config.folder, config.skip_episodes).episodes(), _EPISODES_TIMED
+            )
         ]
         frames = store.state.frames
         before, after = source_window_seconds(episodes), window_seconds(store, decoded)
         return [payoff_text(seconds, frames * before, frames * after)]
     finally:
         store.close()
-
-
-def parse_modes(typed: Sequence[str]) -> str | dict[str, str] | None:
-    """Return `image_mode` for what was typed: one mode, or KEY=MODE once or more.
-
-    >>> parse_modes(["png"]), parse_modes(["observation.images.wrist=memmap"]), parse_modes([])
-    ('png', {'observation.images.wrist': 'memmap'}, None)
-    """
-    if not typed:
-        return None
-    if len(typed) == 1 and "=" not in typed[0]:
-        return typed[0]
-    pairs = [text.rpartition("=") for text in typed]
-    if not all(key for key, _, _ in pairs) or len({key for key, _, _ in pairs}) < len(pairs):
-        raise InvalidArgumentError(
-            f"--image-mode {' '.join(typed)}; one mode would do, or CAMERA=MODE for each of some cameras"
-        )
-    return {key: mode for key, _, mode in pairs}
 
 
 def _sizes(config: ImportConfig) -> tuple[int, int] | dict[str, tuple[int, int]] | None:

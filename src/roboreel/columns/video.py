@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from roboreel.columns.base import Column, Decoding, Frames, Ints
 from roboreel.columns.decode_parts import parts
-from roboreel.columns.frame_table import FrameTable
+from roboreel.columns.frame_table import FrameTable, video_digest
 from roboreel.columns.frames import CameraFrames, VideoFrames
 from roboreel.columns.kept_tables import kept_table
 from roboreel.columns.threads import Job, shared
@@ -116,7 +116,8 @@ class VideoWriter:
         status = frames.path.stat()
         source = (frames.path.resolve(), status.st_size, status.st_mtime_ns)
         if source not in self._taken:
-            self._taken[source] = self._copy(frames)
+            held = self._held(frames.path, status.st_size)
+            self._taken[source] = self._copy(frames) if held is None else held
         file = self._taken[source]
         held = len(kept_table(paths.frame_table_path(self._root, self.spec.name, file)))
         if frames.first + frames.length > held:
@@ -125,6 +126,15 @@ class VideoWriter:
                 f"{frames.first + frames.length - 1} of it"
             )
         return file, frames.first
+
+    def _held(self, path: Path, size: int) -> int | None:
+        """The file that was taken in last, if it is this one: an import that was killed goes on within it."""
+        last = self._next_file - 1
+        if last < 0 or not paths.video_path(self._root, self.spec.name, last).exists():
+            return None
+        table = kept_table(paths.frame_table_path(self._root, self.spec.name, last))
+        is_it = table.file_bytes == size and video_digest(path) == (size, table.file_hash)
+        return last if is_it else None
 
     def _copy(self, frames: VideoFrames) -> int:
         temporary = self._temporary()

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from roboreel.convert.import_forecast import ImportForecast, forecast_source
 from roboreel.convert.source import Source, SourceEpisode
-from roboreel.errors import DiskSpaceError, InvalidArgumentError, RoboreelError, RoboreelWarning, SourceError
-from roboreel.schema import KeySpec, index_keys
+from roboreel.errors import InvalidArgumentError, RoboreelError, RoboreelWarning, SourceError
+from roboreel.schema import index_keys
 from roboreel.store import (
     CameraStorage,
     Episode,
     Manifest,
+    Pace,
     Store,
     Writer,
     check_empty,
     discard,
-    frame_bytes,
-    free_bytes,
     is_dataset,
     is_unfinished,
     parse_capacity,
@@ -42,6 +43,10 @@ class IngestOptions:
     """Room in frames, or in bytes as "20GB"; None: as much as the source has, growing later."""
     ring: bool = False
     progress: bool = False
+    force: bool = False
+    """Go on where the forecast says that it does not fit."""
+    skip_episodes: Collection[int] = ()
+    """Episodes of the source, by its own numbers, that are left out."""
 
     def __post_init__(self) -> None:
         if self.ring and self.buffer_capacity is None:
@@ -49,46 +54,105 @@ class IngestOptions:
         parse_capacity(self.buffer_capacity)
 
 
-def ingest(source: Source, storage_dir: Path, options: IngestOptions, provenance: Mapping[str, Any]) -> None:
+@dataclass(frozen=True)
+class IngestReport:
+    """What an import did."""
+
+    episodes: int
+    """That this call took in."""
+    episodes_resumed: int
+    """That an earlier try, which was killed or interrupted, had taken in."""
+    frames: int
+    frames_resumed: int
+    seconds: float
+    """Of this call."""
+
+
+Told = Callable[[ImportForecast], object]
+"""Who is told the forecast before anything is written."""
+
+
+def ingest(
+    source: Source,
+    storage_dir: Path,
+    options: IngestOptions,
+    provenance: Mapping[str, Any],
+    told: Told | None = None,
+) -> IngestReport:
     """Store every episode of `source` in `storage_dir`, which holds either all of it or what was there before.
+
+    Killed or interrupted (Ctrl-C), it leaves what it has done, as no dataset yet: the same import goes on with it.
 
     Raises:
         SourceError: an episode cannot be read. InvalidArgumentError: `storage_dir` holds other things.
         DiskSpaceError: there is no room for it.
     """
     _check_free(storage_dir)
-    keys = options.cameras.applied({spec.name: spec for spec in (*index_keys(), *source.keys)})
-    was_there = storage_dir.exists()
-    writer: Writer | None = None
+    began, was_there = time.perf_counter(), storage_dir.exists()
+    manifest = planned(source, options, provenance)
+    forecast = forecast_source(source, manifest, storage_dir)
+    if told is not None:
+        told(forecast)
+    if not options.force:
+        forecast.check()
+    writer = _begun(manifest, storage_dir)
+    resumed, frames_resumed = (0, 0) if writer is None else _done(writer)
     try:
-        for episode in _with_progress(source, storage_dir, options.progress):
-            try:
+        pace = Pace()
+        for number, episode in enumerate(_with_progress(source, storage_dir, options.progress)):
+            if number < resumed:
+                continue  # gone through all the same: what was found wrong in it is told once more
+            with _named(episode, source):
                 if writer is None:
-                    manifest = _manifest(source, keys, episode.length, options, provenance)
-                    _check_room(manifest, storage_dir)
-                    discard(storage_dir, keep_dir=was_there)  # half an import; one that runs is refused by its lock
+                    discard(storage_dir, keep_dir=was_there)
                     writer = Writer.create(storage_dir, manifest, _stored(episode))
                 else:
                     writer.add(_stored(episode))
-            except SourceError:
-                raise
-            except RoboreelError as error:
-                error.add_note(f"while taking in episode {episode.index} of {source.format}")
-                raise
+                if pace.is_due():
+                    with pace.timed():
+                        writer.flush()
         if writer is None:
             raise SourceError(f"{source.format}: there is no episode to take in")
         writer.flush()  # a power cut must not leave a finished import without its episodes
         writer.finish({**writer.store.manifest.provenance, "warnings": list(source.warnings)})
         writer.close()
-    except BaseException:
+    except BaseException as error:
         if writer is not None:
-            with contextlib.suppress(RoboreelError):
-                writer.close()
-            with contextlib.suppress(RoboreelError):
-                discard(storage_dir, keep_dir=was_there)
+            _give_up(writer, error, kept=resumed > 0 or not isinstance(error, Exception), was_there=was_there)
         raise
     for warning in source.warnings:
         warnings.warn(f"{source.format}: {warning}", RoboreelWarning, stacklevel=3)
+    return IngestReport(
+        source.num_episodes - resumed,
+        resumed,
+        source.num_frames - frames_resumed,
+        frames_resumed,
+        time.perf_counter() - began,
+    )
+
+
+def _give_up(writer: Writer, error: BaseException, *, kept: bool, was_there: bool) -> None:
+    root = writer.store.root
+    if kept:
+        error.add_note(f"what is done is kept in {root}: the same import goes on with it")
+    with contextlib.suppress(RoboreelError):
+        writer.close()
+    if kept:
+        return
+    with contextlib.suppress(RoboreelError):
+        discard(root, keep_dir=was_there)
+
+
+@contextlib.contextmanager
+def _named(episode: SourceEpisode, source: Source) -> Iterator[None]:
+    """Have an error say which episode it met; those of the source do."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except RoboreelError as error:
+        error.add_note(f"while taking in episode {episode.index} of {source.format}")
+        raise
 
 
 def _check_free(storage_dir: Path) -> None:
@@ -102,35 +166,54 @@ def _check_free(storage_dir: Path) -> None:
     check_empty(storage_dir)
 
 
-def _manifest(
-    source: Source, keys: Mapping[str, KeySpec], first: int, options: IngestOptions, provenance: Mapping[str, Any]
-) -> Manifest:
-    """The metadata of the dataset to be; `first` is the length of the first episode."""
-    asked = parse_capacity(options.buffer_capacity)
+def planned(source: Source, options: IngestOptions, provenance: Mapping[str, Any]) -> Manifest:
+    """The metadata of the dataset to be."""
     manifest = Manifest(
         fps=source.fps,
-        keys=keys,
-        capacity=first if asked else max(source.num_frames, first),
+        keys=options.cameras.applied({spec.name: spec for spec in (*index_keys(), *source.keys)}),
+        capacity=max(1, source.num_frames),
         fixed_capacity=False,
         ring=options.ring,
         provenance=provenance,
         unfinished=True,
     )
-    return with_capacity(manifest, asked)
+    return with_capacity(manifest, parse_capacity(options.buffer_capacity))
 
 
-def _check_room(manifest: Manifest, storage_dir: Path) -> None:
-    """Say before the first byte that an import will not fit, not after an hour of decoding."""
-    limit = manifest.byte_capacity
-    wanted = limit.total if limit else manifest.capacity * frame_bytes(manifest)
-    free = free_bytes(storage_dir)
-    if wanted > free:
-        decoded = any(spec.is_camera and not spec.needs_decoding for spec in manifest.keys.values())
-        advice = "keep the cameras as they are (no decode_images), free some space" if decoded else "free some space"
-        raise DiskSpaceError(
-            f"{manifest.capacity} frames need {wanted:,} bytes in {storage_dir}, {free:,} are free; "
-            f"{advice} or choose another storage_dir"
-        )
+def _begun(manifest: Manifest, storage_dir: Path) -> Writer | None:
+    """The writer of what an earlier try has left of the same import; None where there is nothing to go on with."""
+    if not is_unfinished(storage_dir):
+        return None
+    writer = Writer.open(storage_dir, unfinished=True)  # one that runs is refused by its lock
+    if _done(writer)[0] and _is_same(writer.store.manifest, manifest):
+        return writer
+    try:
+        if _done(writer)[0]:  # else a power cut has taken all of it
+            warnings.warn(
+                f"the import that was begun in {storage_dir} was of another source, or with other options; this one "
+                "begins anew",
+                RoboreelWarning,
+                stacklevel=4,
+            )
+    finally:
+        writer.let_go()
+    return None
+
+
+def _done(writer: Writer) -> tuple[int, int]:
+    """Episodes and frames that are committed."""
+    state = writer.store.state
+    return state.next_episode_index, state.next_index
+
+
+def _is_same(known: Manifest, wanted: Manifest) -> bool:
+    """Whether two imports are of the same source and with the same options."""
+    limits = [manifest.byte_capacity and manifest.byte_capacity.total for manifest in (known, wanted)]
+    if limits[0] != limits[1]:
+        return False
+    capacity = wanted.capacity if limits[0] is None else known.capacity  # bytes became frames by the first episode
+    wanted = replace(wanted, uuid=known.uuid, capacity=capacity, byte_capacity=known.byte_capacity)
+    return known.to_bytes() == wanted.to_bytes()
 
 
 def _stored(episode: SourceEpisode) -> Episode:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from roboreel.schema import FRAME_INDEX_KEY, INDEX_KEY, STRING_CODE_DTYPE, TASK_
 _SPLIT = re.compile(r"(\d{1,18}):(\d{1,18})")
 
 
-def open_lerobot(folder: Path | str) -> LeRobotSource:
+def open_lerobot(folder: Path | str, skip_episodes: Collection[int] = ()) -> LeRobotSource:
     """Open a LeRobot folder of version 2.0, 2.1 or 3.0 and check all that can be checked without reading the frames.
 
     What `meta/info.json` claims is compared with what is on disk, and what is on disk wins. A declared camera without
-    any file is left out with a warning.
+    any file is left out with a warning. Of the episodes `skip_episodes` no frame is looked at.
 
     Raises:
+        InvalidArgumentError: an episode to be skipped is not there.
         NotADatasetError: the folder has no meta/info.json.
         SourceError: another version; a file missing or cut off; columns that are not what they are declared as.
 
@@ -44,16 +45,20 @@ def open_lerobot(folder: Path | str) -> LeRobotSource:
     """
     info, warnings = read_info(Path(folder)), Warnings()
     layout = _find_layout(info, warnings)
-    entries = read_v2_episodes(info, warnings) if layout == "v2" else read_v3_episodes(info, warnings)
+    skipped = frozenset(skip_episodes)
+    entries = read_v2_episodes(info, warnings, skipped) if layout == "v2" else read_v3_episodes(info, warnings, skipped)
     if not entries:
-        raise SourceError(f"{info.folder}: holds no episodes; complete the download")
+        raise SourceError(
+            f"{info.folder}: holds no episodes{' but those skipped' * bool(skipped)}; complete the download"
+        )
     cameras = open_cameras(info, entries, warnings)
     specs = plan_columns(info, entries, warnings)
     tasks = None if any(spec.name == TASK_KEY for spec in specs) else read_tasks(info, entries, specs, warnings)
     rates = {camera.spec.name: camera.rate for camera in cameras if isinstance(camera, VideoCamera)}
     check_rate(info, entries, {key: rate for key, rate in rates.items() if rate is not None}, warnings)
-    _compare_claims(info, entries, cameras, layout, warnings)
-    return LeRobotSource(info, entries, cameras, specs, tasks, warnings)
+    if not skipped:  # totals are those of all episodes
+        _compare_claims(info, entries, cameras, layout, warnings)
+    return LeRobotSource(info, entries, cameras, specs, tasks, warnings, is_whole=not skipped)
 
 
 class LeRobotSource:
@@ -67,13 +72,17 @@ class LeRobotSource:
         specs: Sequence[KeySpec],
         tasks: Tasks | None,
         warnings: Warnings,
+        *,
+        is_whole: bool = True,
     ) -> None:
+        """`is_whole`: no episode is left out, so that `index` should count on."""
         self._info = info
         self._entries = entries
         self._cameras = cameras
         self._specs = specs
         self._tasks = tasks
         self._warnings = warnings
+        self._is_whole = is_whole
 
     @property
     def format(self) -> str:
@@ -104,6 +113,10 @@ class LeRobotSource:
     @property
     def warnings(self) -> Sequence[str]:
         return tuple(self._warnings)
+
+    def camera_files(self, key: str) -> Collection[Path]:
+        is_video = any(camera.spec.name == key and isinstance(camera, VideoCamera) for camera in self._cameras)
+        return dict.fromkeys(entry.videos[key].path for entry in self._entries if is_video).keys()
 
     def episodes(self) -> Iterator[SourceEpisode]:
         """Every episode in order; `columns` also has `frame_index` and `timestamp` (float64 seconds, as recorded)."""
@@ -139,7 +152,7 @@ class LeRobotSource:
         return SourceEpisode(entry.index, entry.length, columns, strings, cameras)
 
     def _compare_index(self, table: Any, entry: EpisodeEntry, rows_before: int) -> None:
-        if INDEX_KEY in table.column_names and table.column(INDEX_KEY)[0].as_py() != rows_before:
+        if self._is_whole and INDEX_KEY in table.column_names and table.column(INDEX_KEY)[0].as_py() != rows_before:
             said = (
                 f"{entry.where}: {INDEX_KEY!r} does not count on from the episode before; the frames are numbered anew"
             )

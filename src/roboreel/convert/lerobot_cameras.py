@@ -18,6 +18,7 @@ from roboreel.convert.lerobot_info import Feature, Info, inside
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings
 from roboreel.convert.lerobot_videos import VideoCamera
 from roboreel.convert.parquet import ParquetFile, RowReader
+from roboreel.convert.source import DecodedImages
 from roboreel.errors import SourceError
 from roboreel.schema import TASK_KEY, LeRobotDatasetV2ImageMode
 from roboreel.store import CameraFrames, PngFrames
@@ -30,24 +31,6 @@ _BLOCK_IMAGES = 64
 class _SourceImages(PngFrames):
     def blocks(self) -> Iterator[NDArray[Any]]:
         return advised(super().blocks(), "download the file again, or leave the episode out")
-
-
-@dataclass(frozen=True)
-class DecodedImages(CameraFrames):
-    """Images that are not PNG: they are decoded for every image mode."""
-
-    files: PngFrames
-
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        return self.files.length
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.files.shape
-
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        return self.files.blocks()
 
 
 class ImageCamera:

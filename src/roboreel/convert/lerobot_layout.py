@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from roboreel.convert.lerobot_info import check_text
 from roboreel.convert.parquet import ParquetFile
-from roboreel.errors import SourceError
+from roboreel.errors import InvalidArgumentError, SourceError
 
 _MAX_EPISODE_INDEX = (1 << 31) - 1
 
@@ -94,6 +94,15 @@ def parse_tasks(listed: object, where: str) -> tuple[str, ...]:
     for task in tasks:
         check_text(task, f"{where}, tasks")
     return tasks
+
+
+def check_skipped(skipped: Collection[int], known: Collection[int], listing: Path) -> None:
+    """Refuse to leave an episode out that is not there: the wrong one would come in."""
+    if unknown := sorted(set(skipped).difference(known)):
+        raise InvalidArgumentError(
+            f"skip_episodes names {', '.join(map(repr, unknown[:5]))}, and {listing} lists {len(known)} episodes, from "
+            f"{min(known, default=0)} to {max(known, default=0)}; those would do"
+        )
 
 
 def with_rows_in_videos(entries: Sequence[EpisodeEntry]) -> list[EpisodeEntry]:

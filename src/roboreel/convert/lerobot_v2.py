@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from roboreel.convert.lerobot_info import Info, read_json_lines, shown
@@ -9,6 +10,7 @@ from roboreel.convert.lerobot_layout import (
     EpisodeEntry,
     VideoSpan,
     Warnings,
+    check_skipped,
     data_files,
     parse_episode_index,
     parse_tasks,
@@ -18,18 +20,26 @@ from roboreel.convert.parquet import ParquetFile
 from roboreel.errors import SourceError
 
 
-def read_v2_episodes(info: Info, warnings: Warnings) -> list[EpisodeEntry]:
-    """Every episode that `meta/episodes.jsonl` lists, its Parquet footer read; `SourceError` names what is missing."""
+def read_v2_episodes(info: Info, warnings: Warnings, skipped: Collection[int] = ()) -> list[EpisodeEntry]:
+    """Every episode that `meta/episodes.jsonl` lists, its Parquet footer read; `SourceError` names what is missing.
+
+    Of those that are skipped no file is opened.
+    """
     listing = info.folder / "meta" / "episodes.jsonl"
     entries: list[EpisodeEntry] = []
     used: set[Path] = set()
+    listed: list[int] = []
     for number, content in read_json_lines(listing):
         where = f"{listing}, line {number}"
         index = parse_episode_index(content.get("episode_index"), where)
-        if entries and index <= entries[-1].index:
+        if listed and index <= listed[-1]:
             raise SourceError(
-                f"{where}: episode {index} comes after episode {entries[-1].index}; sort the lines by episode_index"
+                f"{where}: episode {index} comes after episode {listed[-1]}; sort the lines by episode_index"
             )
+        listed.append(index)
+        if index in skipped:
+            used.add(_data_path(info, index))
+            continue
         file = ParquetFile.open(_data_path(info, index))
         if file.path in used:
             raise SourceError(f"{file.path}: is the file of episode {index} and of another one; correct data_path")
@@ -41,6 +51,7 @@ def read_v2_episodes(info: Info, warnings: Warnings) -> list[EpisodeEntry]:
         tasks = parse_tasks(content.get("tasks"), where)
         entry = EpisodeEntry(index, file, 0, file.num_rows, tasks, _videos(info, index))
         entries.append(entry)
+    check_skipped(skipped, listed, listing)
     unlisted = [path for path in data_files(info.folder) if path not in used]
     if unlisted:
         more = f" and {len(unlisted) - 1} more files" if len(unlisted) > 1 else ""

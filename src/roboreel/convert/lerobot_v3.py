@@ -15,6 +15,7 @@ from roboreel.convert.lerobot_layout import (
     EpisodeEntry,
     VideoSpan,
     Warnings,
+    check_skipped,
     data_files,
     parse_episode_index,
     parse_tasks,
@@ -38,12 +39,13 @@ class _Run:
     length: int
 
 
-def read_v3_episodes(info: Info, warnings: Warnings) -> list[EpisodeEntry]:
+def read_v3_episodes(info: Info, warnings: Warnings, skipped: Collection[int] = ()) -> list[EpisodeEntry]:
     """Every episode, its rows found by the data's `episode_index`; `SourceError` names what cannot be found.
 
     `meta/episodes` must list just these episodes, with as many rows; where one lies is taken from the data.
     """
     listed = _read_listing(info)
+    check_skipped(skipped, listed, _listing(info))
     runs = _find_runs(info, listed)
     _compare(info, listed, runs, warnings)
     with_video = {feature.name for feature in info.cameras if _videos_of(info, feature.name)}
@@ -56,7 +58,8 @@ def read_v3_episodes(info: Info, warnings: Warnings) -> list[EpisodeEntry]:
         }
         tasks = parse_tasks(row.get("tasks"), where)
         entries.append(EpisodeEntry(index, run.file, run.first_row, run.length, tasks, videos))
-    entries = with_rows_in_videos(entries)
+    # what is skipped still has its part of a file that others share
+    entries = [entry for entry in with_rows_in_videos(entries) if entry.index not in skipped]
     _check_parts(info, entries, with_video)
     return entries
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from roboreel.schema import KeySpec
-from roboreel.store import CameraFrames
+from roboreel.store import CameraFrames, PngFrames
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,24 @@ class SourceEpisode:
     strings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """One string a frame, e.g. `task`."""
     cameras: Mapping[str, CameraFrames] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DecodedImages(CameraFrames):
+    """Images that are not PNG: they are decoded for every image mode."""
+
+    files: PngFrames
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return self.files.length
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.files.shape
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        return self.files.blocks()
 
 
 class Source(Protocol):
@@ -56,6 +75,9 @@ class Source(Protocol):
     @property
     def warnings(self) -> Sequence[str]:
         """What was found wrong and worked around, a sentence each; complete once the episodes are through."""
+
+    def camera_files(self, key: str) -> Collection[Path]:
+        """The files that hold a camera's frames and nothing else, each once; none where images lie among the rows."""
 
     def episodes(self) -> Iterator[SourceEpisode]:
         """Every episode, in order; `SourceError` names the file, key or episode that cannot be read."""

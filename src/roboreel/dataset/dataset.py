@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -162,10 +162,14 @@ class LeRobotDatasetV2(EpisodeViews):
         buffer_capacity: int | str | None = None,
         use_as_fifo_buffer: bool = False,
         image_size: AskedSize = None,
+        skip_episodes: Collection[int] = (),
+        force: bool = False,
         progress: bool = True,
         **options: Any,
     ) -> LeRobotDatasetV2:
         """Import a folder in LeRobot format (v2.0, v2.1 or v3.0) into `storage_dir` and open it.
+
+        Killed or interrupted, it leaves what it has done, as no dataset yet: the same call goes on with it.
 
         Args:
             folder: The folder that holds `meta/info.json`; it is only read.
@@ -178,12 +182,15 @@ class LeRobotDatasetV2(EpisodeViews):
             use_as_fifo_buffer: Make it a ring; later episodes overwrite the imported ones.
             image_size: Bring frames to (height, width) pixels, or {camera: (height, width)}; see the constructor. Video
                 and PNG of another size are then decoded and encoded again.
+            skip_episodes: Episodes of the folder, by their `episode_index`, that are left out: damaged ones, say.
+            force: Begin also where the forecast says that it does not fit.
             progress: Show a progress bar, on a terminal.
             options: `image_transform`, `delta_timestamps`, `image_dtype`, `depth_unit`, `episodes`, `decoded_cache`,
                 `readonly`, `video_decoder`, `decode_threads` of the constructor.
 
         Raises:
             SourceError: the folder cannot be read as what it says it is; `storage_dir` is as it was before.
+            DiskSpaceError: there is no room for it; where that can be told, before anything is written.
         """
         from roboreel.convert import IngestOptions, import_lerobot  # brings Parquet in: a robot records without it
 
@@ -191,7 +198,7 @@ class LeRobotDatasetV2(EpisodeViews):
         import_lerobot(
             Path(folder),
             Path(storage_dir),
-            IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress),
+            IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress, force, skip_episodes),
         )
         # stored already, so that this only refuses what contradicts an earlier import
         return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, image_size=image_size, **options)

@@ -133,8 +133,8 @@ def metadata_hash(raw: bytes) -> int:
     return xxhash.xxh3_64_intdigest(raw)
 
 
-def read_manifest(root: Path) -> tuple[Manifest, int]:
-    """Read `metadata.json`; return what it says and its hash.
+def read_manifest(root: Path, *, unfinished: bool = False) -> tuple[Manifest, int]:
+    """Read `metadata.json`; return what it says and its hash. Half an import is read only where that is allowed.
 
     Raises:
         NotADatasetError: there is none.
@@ -155,7 +155,7 @@ def read_manifest(root: Path) -> tuple[Manifest, int]:
     except OSError as error:
         raise StorageDirCorruptError(f"{path} cannot be read: {error}") from error
     try:
-        return _parse(json.loads(raw, object_pairs_hook=_unique), path), metadata_hash(raw)
+        return _parse(json.loads(raw, object_pairs_hook=_unique), path, unfinished=unfinished), metadata_hash(raw)
     except StorageDirCorruptError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -179,10 +179,10 @@ def check_no_lerobot(root: Path) -> None:
         ) from None
 
 
-def _parse(document: Any, path: Path) -> Manifest:
+def _parse(document: Any, path: Path, *, unfinished: bool) -> Manifest:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise StorageDirCorruptError(f"{path}: its field 'format' is not {FORMAT!r}; this is not roboreel's")
-    _check_version(document, path)
+    _check_version(document, path, unfinished=unfinished)
     keys = {name: KeySpec.from_dict(name, fields) for name, fields in document["keys"].items()}
     for wanted in index_keys():
         found = keys.get(wanted.name)
@@ -216,6 +216,7 @@ def _parse(document: Any, path: Path) -> Manifest:
         ring=document["ring"],
         byte_capacity=None if limit is None else ByteCapacity(limit["bytes"], limit["frame_bytes"]),
         provenance=document["provenance"],
+        unfinished=UNFINISHED in document["incompatible"],
         uuid=str(uuid.UUID(str(document["uuid"]))),
     )
 
@@ -229,7 +230,7 @@ def is_unfinished(root: Path) -> bool:
         return False
 
 
-def _check_version(document: Mapping[str, Any], path: Path) -> None:
+def _check_version(document: Mapping[str, Any], path: Path, *, unfinished: bool) -> None:
     version, unknown = document["version"], document["incompatible"]
     if not (isinstance(version, str) and re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", version)):
         raise InvalidArgumentError(f"version is {version!r}, not 'major.minor'")
@@ -241,12 +242,12 @@ def _check_version(document: Mapping[str, Any], path: Path) -> None:
         )
     if not isinstance(unknown, list):
         raise InvalidArgumentError(f"incompatible is {unknown!r}, not a list of features")
-    if UNFINISHED in unknown:
+    if UNFINISHED in unknown and not unfinished:
         raise StorageDirCorruptError(
             f"{path.parent} is half an import, running or interrupted: wait for it, "
-            "or import again into the same directory"
+            "or type the same import again, which goes on with it"
         )
-    if unknown := [feature for feature in unknown if feature != DEPTH]:
+    if unknown := [feature for feature in unknown if feature not in (DEPTH, UNFINISHED)]:
         raise StorageDirCorruptError(
             f"{path} needs the features {unknown}, which this roboreel does not have: "
             "type pip install --upgrade roboreel"

@@ -8,14 +8,14 @@ from roboreel.format.filesystem import check_ring_place
 from roboreel.format.manifest import Manifest, check_no_lerobot, is_unfinished
 from roboreel.format.paths import encode_key
 from roboreel.store.cameras import AskedMode, AskedOptions, CameraStorage
-from roboreel.store.capacity import Capacity, check_not_smaller, parse_capacity, with_capacity
+from roboreel.store.capacity import ENCODED_MARGIN, Capacity, check_not_smaller, parse_capacity, with_capacity
 from roboreel.store.check import find_problems, is_dataset
 from roboreel.store.cloning import SnapshotReport
 from roboreel.store.conversion import Conversion, ConversionReport
-from roboreel.store.conversion_forecast import CameraForecast, ConversionForecast
+from roboreel.store.conversion_forecast import CameraForecast, ConversionForecast, encoded_bytes, on_disk, written_bytes
 from roboreel.store.conversion_place import put_back
 from roboreel.store.editing import changed_rows, check_editable
-from roboreel.store.episode import Episode, infer_keys
+from roboreel.store.episode import Episode, at_size, infer_keys
 from roboreel.store.forecast import Forecast, KeyForecast, forecast
 from roboreel.store.frame_cache import (
     CacheReport,
@@ -27,6 +27,7 @@ from roboreel.store.frame_cache import (
 )
 from roboreel.store.image_size import AskedSize
 from roboreel.store.layout import check_empty, discard, frame_bytes
+from roboreel.store.pace import Pace
 from roboreel.store.read_cost import payoff_text, source_window_seconds, window_seconds
 from roboreel.store.repair import Repaired, repair
 from roboreel.store.snapshot import request_snapshot
@@ -35,6 +36,7 @@ from roboreel.store.verify import Report, verify
 from roboreel.store.writer import Writer
 
 __all__ = [
+    "ENCODED_MARGIN",
     "ArrayFrames",
     "AskedMode",
     "AskedOptions",
@@ -55,6 +57,7 @@ __all__ = [
     "Frames",
     "KeyForecast",
     "Manifest",
+    "Pace",
     "PickedFrames",
     "PngFrames",
     "Repaired",
@@ -65,6 +68,7 @@ __all__ = [
     "VideoDecoderName",
     "VideoFrames",
     "Writer",
+    "at_size",
     "cache_report",
     "changed_rows",
     "check_editable",
@@ -76,6 +80,7 @@ __all__ = [
     "clear_cache",
     "discard",
     "encode_key",
+    "encoded_bytes",
     "find_problems",
     "forecast",
     "frame_bytes",
@@ -83,6 +88,7 @@ __all__ = [
     "infer_keys",
     "is_dataset",
     "is_unfinished",
+    "on_disk",
     "parse_capacity",
     "parse_decoded_cache",
     "payoff_text",
@@ -93,4 +99,5 @@ __all__ = [
     "verify",
     "window_seconds",
     "with_capacity",
+    "written_bytes",
 ]

@@ -99,7 +99,7 @@ def forecast_conversion(store: Store, manifest: Manifest, changed: Iterable[str]
         cameras,
         bytes_before=before,
         bytes_after=max(0, before + change),
-        bytes_needed=max(0, exact + round(estimated * ENCODED_MARGIN) + copied - _written(place)),
+        bytes_needed=max(0, exact + round(estimated * ENCODED_MARGIN) + copied - written_bytes(place)),
         bytes_free=free_bytes(place),
         bytes_copied=copied,
         media_bytes=media + estimated,
@@ -117,18 +117,18 @@ def _camera(store: Store, manifest: Manifest, key: str, frames: int) -> CameraFo
     else:
         runs = _sample(store, key)
         measured = sum(map(len, runs))
-        after = _encoded_bytes(new, runs, frames, len(store.table.live), manifest.fps)
+        after = encoded_bytes(new, runs, frames, len(store.table.live), manifest.fps)
         after += sums if new.has_checksums else 0
     return CameraForecast(old.image_mode.value, new.image_mode.value, _stored_bytes(store, key), after, measured)
 
 
-def _encoded_bytes(spec: KeySpec, runs: list[NDArray[Any]], frames: int, episodes: int, fps: float) -> int:
-    """Bytes of all frames, as those of the runs have come out."""
+def encoded_bytes(spec: KeySpec, runs: list[NDArray[Any]], frames: int, episodes: int, fps: float) -> int:
+    """Bytes on disk of a camera's frames in all episodes, as those of the runs, (n, *shape) each, have come out."""
     if not runs:
         return 0
     count = sum(map(len, runs))
     if spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
-        taken = sum(_on_disk(size) for run in runs for size in png_sizes(run))
+        taken = sum(on_disk(size) for run in runs for size in png_sizes(run))
         return round(Fraction(taken, count) * frames)
     assert spec.video_options is not None
     coded = [video_bytes(run, len(run), fps, spec.video_options) for run in runs]
@@ -175,14 +175,15 @@ def _size(path: Path) -> int:
         status = os.stat(path)
     except FileNotFoundError:
         return 0
-    return status.st_blocks * 512 or _on_disk(status.st_size)
+    return status.st_blocks * 512 or on_disk(status.st_size)
 
 
-def _on_disk(size: int) -> int:
+def on_disk(size: int) -> int:
+    """Bytes that a file of this length takes."""
     return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def _written(place: Path) -> int:
+def written_bytes(place: Path) -> int:
     """Bytes of what an earlier try has left, and this one goes on with; hard links cost nothing."""
     found = 0
     for folder, _, names in os.walk(place):

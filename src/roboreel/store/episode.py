@@ -93,7 +93,7 @@ def parse_episode(episode: Episode, keys: Mapping[str, KeySpec], fps: float) -> 
     for key, strings in episode.strings.items():
         _check_length(key, len(strings), episode.length)
         _check_strings(key, strings)
-    cameras = {key: _at_size(frames, keys[key]) for key, frames in episode.cameras.items()}
+    cameras = {key: at_size(frames, keys[key]) for key, frames in episode.cameras.items()}
     for key, frames in cameras.items():
         _check_length(key, frames.length, episode.length)
         if tuple(frames.shape) != keys[key].shape:
@@ -114,7 +114,7 @@ def parse_episode(episode: Episode, keys: Mapping[str, KeySpec], fps: float) -> 
     return replace(episode, columns=columns, cameras=cameras)
 
 
-def _at_size(frames: CameraFrames, spec: KeySpec) -> CameraFrames:
+def at_size(frames: CameraFrames, spec: KeySpec) -> CameraFrames:
     """Bring frames to the size of a camera that resizes; those of that size already are taken as they are."""
     if spec.resized is None or frames.shape[:2] == spec.shape[:2]:
         return frames

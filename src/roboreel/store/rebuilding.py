@@ -23,14 +23,11 @@ from roboreel.format.records import episode_dtype, seal_row
 from roboreel.schema import KeySpec
 from roboreel.store.cloning import media_files, string_files
 from roboreel.store.journal import Journal
+from roboreel.store.pace import Pace
 from roboreel.store.records import StateFile
 from roboreel.store.room import slot_files
 from roboreel.store.store import Store
 from roboreel.store.transcoding import CameraSource, CameraTarget, open_target
-
-_SYNC_S, _WORK_A_SYNC = 5.0, 10
-"""How much work (s) a power cut may take back, and at least how many times what a sync costs; a kill takes back the
-episode it meets."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +60,16 @@ class Rebuild:
             return 0
         source, target = CameraSource(self.store, key), self._target(key)
         try:
-            synced, pause = time.monotonic(), _SYNC_S
+            pace = Pace()
             for row in todo:
                 began = time.perf_counter()
                 slot = int(table.live_starts[row])
                 clip = target.take(row, slot, slot - int(table.starts[row]), source.frames(row))
                 self.journal.converted(key, row, clip, time.perf_counter() - began)
                 advance(int(lengths[row]))
-                now = time.monotonic()
-                if now - synced > pause:
-                    self._sync(target)
-                    synced = time.monotonic()
-                    pause = max(_SYNC_S, _WORK_A_SYNC * (synced - now))
+                if pace.is_due():
+                    with pace.timed():
+                        self._sync(target)
             self._sync(target)
         finally:
             target.close()

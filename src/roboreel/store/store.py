@@ -64,12 +64,15 @@ class Store(Following):
     """A dataset directory, opened for reading."""
 
     @classmethod
-    def open(cls, root: Path) -> Store:
-        """Open a directory; `NotADatasetError` or `StorageDirCorruptError` where it cannot be read."""
+    def open(cls, root: Path, *, unfinished: bool = False) -> Store:
+        """Open a directory; `NotADatasetError` or `StorageDirCorruptError` where it cannot be read.
+
+        Half an import is refused, unless it is to be finished.
+        """
         while True:
             before = _identity(root)
             try:
-                store = cls._opened(root)
+                store = cls._opened(root, unfinished=unfinished)
             except (RoboreelError, OSError):
                 if _identity(root) == before:
                     raise
@@ -79,11 +82,11 @@ class Store(Following):
             store.close()
 
     @classmethod
-    def _opened(cls, root: Path) -> Store:
-        manifest, _ = read_manifest(root)
+    def _opened(cls, root: Path, *, unfinished: bool) -> Store:
+        manifest, _ = read_manifest(root, unfinished=unfinished)
         store = cls(root, manifest)
         if store.state.capacity > manifest.capacity:  # grown between our two looks
-            store.manifest, _ = read_manifest(root)
+            store.manifest, _ = read_manifest(root, unfinished=unfinished)
         check_room(root, store.manifest, store.state)
         return store
 

@@ -61,11 +61,11 @@ class Writer:
         return not self.closed and self._lock.is_owned
 
     @classmethod
-    def open(cls, root: Path) -> Writer:
-        """Take the lock and open a dataset for writing; clean up after a writer that died."""
+    def open(cls, root: Path, *, unfinished: bool = False) -> Writer:
+        """Take the lock and open a dataset for writing, or half an import; clean up after a writer that died."""
         lock = WriterLock(root)
         try:
-            store = Store.open(root)
+            store = Store.open(root, unfinished=unfinished)
             writer = cls(store, lock)
             writer._recover()
             return writer
