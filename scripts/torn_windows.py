@@ -115,16 +115,17 @@ def break_writer() -> None:
 def break_reader() -> None:
     """Have readers take what they gather, without looking whether a writer was there meanwhile."""
     from roboreel.store import store
+    from roboreel.store.attempt import UnsettledError
 
     def careless(self: Any, attempt: Any) -> Any:
         while True:
             self.refresh()
             try:
-                return attempt()[0]
-            except (store._UnsettledError, FileNotFoundError):
+                return attempt(False)[:1]
+            except (UnsettledError, FileNotFoundError):
                 self.settle()
 
-    store.Store.read = careless  # type: ignore[method-assign]
+    store.Store.read_once = careless  # type: ignore[method-assign]
 
 
 # The check

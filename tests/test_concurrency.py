@@ -44,7 +44,7 @@ def test_no_window_is_torn_while_writers_overwrite_grow_edit_and_die(
 def test_without_the_protocol_the_same_run_finds_torn_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from roboreel.store import store
 
-    monkeypatch.setattr(store.Store, "read", store.Store.read)  # so that it is put back
+    monkeypatch.setattr(store.Store, "read_once", store.Store.read_once)  # so that it is put back
     torn = 0
     for seed in range(8):  # how often a write falls into a read depends on how busy the machine is
         args = Args(8_000, "memmap", 2, "fork", 128, 200, 2.0, minutes=1.0, seed=seed, broken=True)

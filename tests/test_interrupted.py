@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,4 +144,5 @@ def test_at_random_instants(tmp_path: Path, mode: str, rounds: int, monkeypatch:
         assert after == view(dataset) == view(LeRobotDatasetV2(tmp_path / "dataset", readonly=True))
         assert after == before or after[3][-1] == before[3][-1] + 1
     assert interrupts > 3
+    assert threading.main_thread().is_alive()  # asked at the wrong moment, it is not: threads would be no more
     assert verify(tmp_path / "dataset").problems == []

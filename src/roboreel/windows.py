@@ -88,6 +88,22 @@ def parse_deltas(key: str, seconds: Sequence[float] | Floats, fps: float) -> Del
     )
 
 
+def joined(several: Sequence[Deltas]) -> Deltas | None:
+    """Return the offsets of several keys one after the other, so that all of them are looked for at once.
+
+    >>> both = joined([parse_deltas("state", [-0.1, 0], 10), parse_deltas("action", [0, 0.1], 10)])
+    >>> both.offsets.tolist()
+    [-1, 0, 0, 1]
+    """
+    if len(several) < 2:
+        return several[0] if several else None
+    seconds, offsets, before, after = (
+        np.concatenate([getattr(deltas, name) for deltas in several])
+        for name in ("seconds", "offsets", "pad_before", "pad_after")
+    )
+    return Deltas(seconds, offsets, before, after, several[0].tolerance_s, several[0].tie_s)
+
+
 def integer_windows(position: Ints, lo: Ints, hi: Ints, deltas: Deltas) -> tuple[Ints, Bools]:
     """Return slots (B, T) and padding mask (B, T) for frames at `position` (B,) of episodes [lo, hi) (B,).
 
@@ -98,13 +114,14 @@ def integer_windows(position: Ints, lo: Ints, hi: Ints, deltas: Deltas) -> tuple
     >>> slots.tolist(), is_pad.tolist()
     ([[0, 0, 2, 4, 4]], [[True, False, False, False, True]])
     """
+    # Computed as (T, B), and returned as it lies: numpy is fast along long axes, and T is a few.
+    slots = deltas.offsets[:, None] + position
     last = hi - 1
-    slots = position[:, None] + deltas.offsets
-    np.maximum(slots, lo[:, None], out=slots)
-    np.minimum(slots, last[:, None], out=slots)
-    is_pad = (lo - position)[:, None] >= deltas.pad_before
-    is_pad |= (position - last)[:, None] >= deltas.pad_after
-    return slots, is_pad
+    np.maximum(slots, lo, out=slots)
+    np.minimum(slots, last, out=slots)
+    is_pad = deltas.pad_before[:, None] <= lo - position
+    is_pad |= deltas.pad_after[:, None] <= position - last
+    return slots.T, is_pad.T
 
 
 def time_windows(

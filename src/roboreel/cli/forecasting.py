@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from roboreel.cli.modes import parse_modes
 from roboreel.cli.sizes import shown_size
-from roboreel.dataset.reading import Windows, gather
+from roboreel.dataset.reading import gather
 from roboreel.schema import KeySpec, VideoOptions
 from roboreel.store import AskedMode, CameraStorage, Store, forecast, free_bytes, is_dataset
 
@@ -82,7 +82,7 @@ def _from_dataset(root: Path) -> Found:
         cameras = [key for key, spec in store.manifest.keys.items() if spec.is_camera]
         starts = np.linspace(0, max(0, store.state.frames - _RUN), _RUNS).astype(np.int64)
         slots = np.unique((starts[:, None] + np.arange(_RUN)).clip(max=store.state.frames - 1))
-        sample = gather(store, slots, cameras, Windows({}))[0] if cameras and store.state.frames else {}
+        sample = gather(store, slots, cameras) if cameras and store.state.frames else {}
         rows = store.table.rows["length"][store.table.live]
         length = max(1, round(float(rows.mean()))) if len(rows) else None
         return store.manifest.keys, store.manifest.fps, sample, length

@@ -59,11 +59,16 @@ class Frames:
 
     slots: Ints
     rows: Ints
-    """The episode rows that own the slots."""
+    """The episode rows that own the slots; this and the following are left empty where nothing is to be decoded."""
     positions: Ints
     """Frames since the beginning of the episode as it was recorded."""
     clips: NDArray[np.void] | None
     """(N, video cameras): video file and its frame at which the episode begins; None without video cameras."""
+
+    def __getitem__(self, part: slice | Ints) -> Frames:
+        """Return some of the frames."""
+        clips = None if self.clips is None else self.clips[part]
+        return Frames(self.slots[part], self.rows[part], self.positions[part], clips)
 
 
 class Column(ABC):

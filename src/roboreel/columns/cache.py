@@ -62,7 +62,7 @@ class CachedColumn(Column):
             return
         slots, first, back = np.unique(frames.slots[missing], return_index=True, return_inverse=True)
         chosen = missing[first]
-        wanted = _chosen(frames, chosen)
+        wanted = frames[chosen]
         decoded = np.empty((len(slots), *self.spec.shape), self.spec.dtype)
         self._column.read(wanted, decoded)
         out[missing] = decoded[back]
@@ -82,11 +82,6 @@ class CachedColumn(Column):
 
     def close(self) -> None:
         self.file.close()
-
-
-def _chosen(frames: Frames, which: Ints) -> Frames:
-    clips = None if frames.clips is None else frames.clips[which]
-    return Frames(frames.slots[which], frames.rows[which], frames.positions[which], clips)
 
 
 class VideoIdentity:

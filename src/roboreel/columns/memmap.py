@@ -47,7 +47,7 @@ class MemmapColumn(Column):
 
     def read(self, frames: Frames, out: NDArray[Any]) -> None:
         # "clip" because numpy gathers through a second buffer when it has to check the bounds; ours are checked.
-        np.take(self.array, frames.slots, axis=0, out=out, mode="clip")
+        self.array.take(frames.slots, 0, out, "clip")
 
     def reopen(self, capacity: int) -> None:
         if capacity != len(self.array):

@@ -7,69 +7,51 @@ assembled batch as it is; a user's own `collate_fn` sees B samples.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.errors import InvalidArgumentError
-from roboreel.schema import DEPTH_UNITS, IS_PAD_POSTFIX, KeySpec
+from roboreel.dataset.plan import Arrays, Plan
 
 
-def check_forms(image_dtype: str, depth_unit: str) -> None:
-    """Refuse forms in which images and depth are not given."""
-    if image_dtype not in ("float32", "uint8"):
-        raise InvalidArgumentError(f"image_dtype={image_dtype!r}; 'float32' and 'uint8' would do")
-    if depth_unit not in ("m", "raw"):
-        raise InvalidArgumentError(f"depth_unit={depth_unit!r}; 'm' (metres) and 'raw' (as stored) would do")
+def to_tensors(plan: Plan, arrays: Arrays, strings: Sequence[str], *, single: bool = False) -> dict[str, Any]:
+    """Return tensors for the arrays of a batch; strings become (nested) lists of str.
 
-
-def to_tensors(
-    arrays: Mapping[str, NDArray[Any]],
-    masks: Mapping[str, NDArray[Any]],
-    keys: Mapping[str, KeySpec],
-    strings: Sequence[str],
-    image_dtype: str,
-    depth_unit: str,
-) -> dict[str, Any]:
-    """Return tensors for arrays with a leading batch axis; strings become (nested) lists of str."""
-    torch = _torch()
+    With `single`, those of the first sample, without the batch axis.
+    """
+    from_numpy = _torch().from_numpy
     batch: dict[str, Any] = {}
-    for key, array in arrays.items():
-        spec = keys[key]
-        if spec.is_string:
-            batch[key] = _decoded(array, strings)
-        elif spec.is_depth:
-            depth = array if depth_unit == "raw" else _in_metres(array, spec)
-            batch[key] = torch.from_numpy(depth).movedim(-1, -3)  # a view, like the images below
-        elif spec.is_camera:
-            images = torch.from_numpy(array)
-            if image_dtype == "float32":
-                images = images.to(torch.float32).div_(255)
+    for part in plan.parts:
+        array = arrays[part.key]
+        if single:
+            array = array[0, ...]  # with the dots an array, also where nothing else is left
+        if part.spec.is_string:
+            batch[part.key] = _decoded(array, strings)
+        elif part.spec.is_camera:
             # A view: the pixels stay where they are, in the order that convolutions call channels_last.
-            batch[key] = images.movedim(-1, -3)
+            batch[part.key] = from_numpy(array).movedim(-1, -3)
         else:
-            batch[key] = torch.from_numpy(array.astype(spec.item_dtype, copy=False))
-    for key, mask in masks.items():  # last: foreign datasets may hold a key of that name, made for other windows
-        batch[key + IS_PAD_POSTFIX] = torch.from_numpy(mask)
+            batch[part.key] = from_numpy(array)
+    for part in plan.parts:
+        if part.steps is not None:
+            mask = arrays[part.mask_key]
+            batch[part.mask_key] = from_numpy(mask[0] if single else mask)
     return batch
 
 
-def _in_metres(depth: NDArray[Any], spec: KeySpec) -> NDArray[np.float32]:
-    """Return the float32 nearest to what is stored; 0, which is not measured, stays 0."""
-    assert spec.unit is not None
-    metre = np.float32(DEPTH_UNITS[spec.unit])
-    # Divided, not times 0.001, which no float is: 1,001 mm would come out as another number than 1.001.
-    return depth.astype(np.float32, copy=False) if metre == 1 else np.divide(depth, metre, dtype=np.float32)
-
-
 def _decoded(codes: NDArray[Any], strings: Sequence[str]) -> Any:
-    if codes.ndim == 1:
-        return [strings[code] for code in codes.tolist()]
-    return [_decoded(part, strings) for part in codes]
+    if codes.ndim == 0:
+        return strings[int(codes)]
+    if codes.ndim > 1:
+        return [_decoded(part, strings) for part in codes]
+    if len(strings) == 1:
+        return [strings[0]] * len(codes)
+    return list(map(strings.__getitem__, codes.tolist()))
 
 
 class BlockBatch(list[int]):
@@ -82,7 +64,43 @@ class BlockBatch(list[int]):
 
 
 class Sample(dict[str, Any]):
-    """One sample of a batch: a dict like any other; its class is what the default collate recognises."""
+    """One sample of a batch: a dict like any other; its class is what the default collate recognises.
+
+    It is filled by the first of its methods that is called. The default collate calls none, for which twenty slices of
+    tensors would cost more than half of what reading the batch has.
+    """
+
+    def __init__(self, assembled: dict[str, Any], at: int) -> None:
+        self._source: tuple[dict[str, Any], int] | None = (assembled, at)
+
+    def _fill(self) -> None:
+        if self._source is not None:
+            assembled, at = self._source
+            self._source = None
+            super().update({key: value[at] for key, value in assembled.items()})
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+
+def _filled_first(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def filled_first(sample: Sample, *args: Any, **options: Any) -> Any:
+        sample._fill()
+        return method(sample, *args, **options)
+
+    return filled_first
+
+
+# `__iter__` among them: where it is not dict's own, `dict(sample)` and `{**sample}` go through the methods, too.
+for _name in (
+    *("__contains__", "__delitem__", "__eq__", "__ge__", "__getitem__", "__gt__", "__ior__", "__iter__", "__le__"),
+    *("__len__", "__lt__", "__ne__", "__or__", "__repr__", "__reversed__", "__ror__", "__setitem__"),
+    *("clear", "copy", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"),
+):
+    setattr(Sample, _name, _filled_first(_name))
 
 
 class Batch(Sequence[Sample]):
@@ -104,7 +122,7 @@ class Batch(Sequence[Sample]):
             return [self[k] for k in range(*i.indices(self._size))]
         if not -self._size <= i < self._size:
             raise IndexError(f"sample {i} of a batch of {self._size}")
-        return Sample({key: value[i] for key, value in self.assembled.items()})
+        return Sample(self.assembled, i)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(self._size))
@@ -126,11 +144,25 @@ def _collate(batch: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str
     return collated
 
 
+def is_worker() -> bool:
+    """Whether this process is a DataLoader's worker."""
+    return _worker_info() is not None
+
+
 def loader_workers() -> int:
     """How many workers the DataLoader has, seen from one of them; 1 elsewhere."""
-    data = sys.modules.get("torch.utils.data")  # a worker has it: torch need not be imported to find out
-    info = None if data is None else data.get_worker_info()
+    info = _worker_info()
     return 1 if info is None else max(1, info.num_workers)
+
+
+def _worker_info() -> Any:
+    data = sys.modules.get("torch.utils.data")  # a worker has it: torch need not be imported to find out
+    # while another thread is importing torch, it has no such function yet
+    return getattr(data, "get_worker_info", _nothing)()
+
+
+def _nothing() -> None:
+    """What is known of a worker where there is none."""
 
 
 def _torch() -> Any:
@@ -146,7 +178,9 @@ def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
         raise TypeError(
             f"indices must be integers; got {indices!r}: type dataset[3] for one frame, or dataset.get_batch([3, 4])"
         )
-    array = array.astype(np.int64)
+    array = array.astype(np.int64, copy=False)
+    if array.view(np.uint64).max() < length:  # negative ones are above all others here
+        return array
     wrong = (array < -length) | (array >= length)
     if np.any(wrong):
         return int(array[wrong][0])

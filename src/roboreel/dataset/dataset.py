@@ -11,22 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel import schema
-from roboreel.dataset.batch import Batch, BlockBatch, check_forms, register_collate, to_tensors
 from roboreel.dataset.choice import parse_episodes
 from roboreel.dataset.episodes import as_given, episode_not_found, episode_slots
 from roboreel.dataset.opening import Opening, check_storage
+from roboreel.dataset.plan import Arrays, Forms
 from roboreel.dataset.reading import (
-    Arrays,
     OnHole,
-    Windows,
     check_window_keys,
     check_windows,
     gather,
-    gather_samples,
     parse_windows,
 )
-from roboreel.dataset.transforms import transform_images
-from roboreel.dataset.views import EpisodeViews
+from roboreel.dataset.samples import Samples
 from roboreel.errors import InvalidArgumentError, StorageDirCorruptError, UnknownKeyError
 from roboreel.store import (
     AskedMode,
@@ -46,7 +42,7 @@ Ints = NDArray[np.int64]
 DeltaTimestamps = Mapping[str, Sequence[float] | NDArray[np.float64]]
 
 
-class LeRobotDatasetV2(EpisodeViews):
+class LeRobotDatasetV2(Samples):
     """Robot episodes in memory-mapped files, indexed by frame.
 
     `dataset[i]` is a dict of tensors: each key's value at frame i, or, for keys in `delta_timestamps`, the frames
@@ -127,7 +123,7 @@ class LeRobotDatasetV2(EpisodeViews):
             InvalidArgumentError: an argument cannot be, or contradicts what is stored.
             StorageDirCorruptError: the directory cannot be read as what it must be.
         """
-        check_forms(image_dtype, depth_unit)
+        self._forms = Forms(image_dtype, depth_unit)
         numbers = None if episodes is None else parse_episodes(episodes)
         cameras = CameraStorage.parse(image_mode, video_options, image_size)
         self._opening = Opening(
@@ -140,10 +136,8 @@ class LeRobotDatasetV2(EpisodeViews):
             decoded_cache=decoded_cache,
         )
         self._decoding = Decoding(video_decoder, decode_threads)
-        self._image_dtype = image_dtype
-        self._depth_unit = depth_unit
         self.image_transform = image_transform
-        self._windows = Windows({})
+        self._begin_samples()
         self._choice = None
         self._stats = None
         if numbers is not None:
@@ -216,37 +210,6 @@ class LeRobotDatasetV2(EpisodeViews):
 
     # Reading
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one frame, or the windows around it; negative indices count from the end."""
-        batch = self.get_batch([index])
-        return {key: value[0] for key, value in batch.items()}
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Return the samples of a batch, assembled at once; torch's DataLoader calls this."""
-        register_collate()
-        return Batch(self.get_batch(indices), len(indices))
-
-    def get_batch(self, indices: Sequence[int] | Ints) -> dict[str, Any]:
-        """Return the frames as one dict of tensors with a leading batch axis, (B, …) or (B, T, …).
-
-        Raises:
-            FrameIndexError: an index is beyond the ends.
-            TimestampOutsideToleranceError: a window meets a hole in time.
-        """
-        held = indices.episodes if isinstance(indices, BlockBatch) else 0
-        windows = self._windows
-
-        def reading(store: Store, slots: Ints) -> tuple[Arrays, Arrays]:
-            check_window_keys(windows, store.manifest.keys)  # another process may have made the dataset since
-            return gather_samples(store, slots, list(store.manifest.keys), windows, held)
-
-        arrays, masks = self._read(indices, reading)
-        store = self._need_store()
-        batch = to_tensors(arrays, masks, store.manifest.keys, store.strings, self._image_dtype, self._depth_unit)
-        if self.image_transform is not None:
-            transform_images(batch, store.manifest.keys, self.image_transform)
-        return batch
-
     def get_episode(self, episode_index: int) -> dict[str, Any]:
         """Return one episode as arrays (frames, *shape), strings as lists of str.
 
@@ -263,8 +226,9 @@ class LeRobotDatasetV2(EpisodeViews):
             slots = episode_slots(store, episode_index)
             if slots is None or (self._choice is not None and episode_index not in self._choice.numbers):
                 raise episode_not_found(episode_index, self.get_unique_episode_indices())
-            arrays = self._opening.read(partial(_columns, slots=slots, keys=self.data_keys))
-            if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index):
+            used, arrays = self._opening.read(partial(_columns, slots=slots, keys=self.data_keys))
+            steps = np.diff(arrays[schema.FRAME_INDEX_KEY])  # a frame that was lost meanwhile is given as its neighbour
+            if np.all(arrays[schema.EPISODE_INDEX_KEY] == episode_index) and np.all(steps == 1):
                 break
             looked = (store.state.generation, slots.tobytes())
             if looked == before:  # else a ring went over it in between
@@ -273,7 +237,7 @@ class LeRobotDatasetV2(EpisodeViews):
                     f"about episode {episode_index}; type roboreel verify {store.root}"
                 )
             before = looked
-        return {key: as_given(store, key, array) for key, array in arrays.items()}
+        return {key: as_given(used, key, array) for key, array in arrays.items()}
 
     def get_data_by_key(self, key: str) -> Any:
         """Return all frames of a key as an array (frames, *shape), row i belonging to `dataset[i]`.
@@ -290,7 +254,8 @@ class LeRobotDatasetV2(EpisodeViews):
                 f"{key!r} is stored as {store.manifest.keys[key].to_dict()['stored']}: this would decode the whole "
                 "dataset; read frames by index, or import with decode_images=True"
             )
-        return as_given(store, key, self._read(range(len(self)), partial(_columns, keys=[key]))[key])
+        used, arrays = self._read(range(len(self)), partial(_columns, keys=[key]))
+        return as_given(used, key, arrays[key])
 
     # Windows
 
@@ -331,5 +296,5 @@ class LeRobotDatasetV2(EpisodeViews):
         check_window_keys(self._windows, episode.data_keys)  # later it would be too late to leave nothing behind
 
 
-def _columns(store: Store, slots: Ints, keys: Sequence[str]) -> Arrays:
-    return gather(store, slots, keys, Windows({}))[0]
+def _columns(store: Store, slots: Ints, keys: Sequence[str]) -> tuple[Store, Arrays]:
+    return store, gather(store, slots, keys)

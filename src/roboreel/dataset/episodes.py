@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.dataset.reading import Windows, gather
+from roboreel.dataset.reading import gather
 from roboreel.errors import EpisodeNotFoundError
 from roboreel.schema import DEPTH_UNITS, KeySpec
 from roboreel.stats import KeyStats, RunningDepthStats, RunningImageStats, RunningStats
@@ -55,8 +55,7 @@ def statistics(store: Store, slots: Ints) -> dict[str, KeyStats]:
         wanted = slots[::step]
         block = max(1, _BLOCK_BYTES // max(1, spec.frame_bytes))
         for start in range(0, len(wanted), block):
-            arrays, _ = gather(store, wanted[start : start + block], [key], Windows({}))
-            running.add(arrays[key])
+            running.add(gather(store, wanted[start : start + block], [key])[key])
         stats[key] = running.result()
     return stats
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.dataset.buffers import New, Room
+from roboreel.dataset.filling import Filling
+from roboreel.dataset.plan import Arrays, Plan
 from roboreel.errors import InvalidArgumentError, TimestampOutsideToleranceError, UnknownKeyError
 from roboreel.schema import IS_PAD_POSTFIX, TIMESTAMP_KEY
-from roboreel.store import Frames, Store, Touched
+from roboreel.store import Store, Touched
 from roboreel.windows import Deltas, integer_windows, parse_deltas, time_windows, tolerance_s
 
 Ints = NDArray[np.int64]
-Arrays = dict[str, NDArray[Any]]
 OnHole = Literal["raise", "nearest", "pad"]
+
+_NEW = New()
 
 
 @dataclass(frozen=True)
@@ -89,78 +93,78 @@ def check_windows(windows: Windows, store: Store, episodes: Sequence[int] | None
             )
 
 
-def gather(store: Store, slots: Ints, keys: Sequence[str], windows: Windows) -> tuple[Arrays, Arrays]:
-    """Return the keys' arrays, (B, *shape) or (B, T, *shape), and the padding masks (B, T) of the windowed ones.
+def gather(store: Store, slots: Ints, keys: Sequence[str]) -> Arrays:
+    """Return the keys' values as they are stored, (B, *shape), without windows.
 
     All of them as they were at one moment: no edit, and no episode, is in a part of them only.
     """
-    return _checked(store, *store.read(lambda: _attempt(store, slots, keys, windows, 0)))
+    plan = Plan.make(store.manifest.keys, keys, {}, None)
+    arrays = plan.arrays(len(slots), _NEW)
+    store.read(lambda strict: _attempt(Batching(store, plan), slots, arrays, strict=strict))
+    _check_strings(store, plan, arrays)
+    return arrays
 
 
-def gather_samples(
-    store: Store, slots: Ints, keys: Sequence[str], windows: Windows, held: int
-) -> tuple[Arrays, Arrays]:
-    """As `gather`, but it is each sample that is as it was at one moment.
+@dataclass(frozen=True)
+class Batching:
+    """Where the samples of a batch come from, and what they consist of."""
+
+    store: Store
+    plan: Plan
+    on_hole: OnHole = "raise"
+    held: int = 0
+    """Decode the episodes of the frames whole, and keep so many of them in memory."""
+    room: Room = _NEW
+    """Where images are decoded that are then given in another form."""
+
+
+def gather_samples(batching: Batching, slots: Ints, arrays: Arrays) -> None:
+    """Fill the arrays of `plan`, (B, …), with the samples of the slots, each as it was at one moment.
 
     Where a writer was at some of them meanwhile, the halves are read apart, so that the others are not read again. A
     batch of a small ring, read anew as a whole, would meet the next episode, and the next, until readers gave up.
-    With `held`, the episodes of the frames are decoded whole, and so many of them are kept in memory.
     """
+    _gather_parts(batching, slots, arrays)
+    _check_strings(batching.store, batching.plan, arrays)
+
+
+def _gather_parts(batching: Batching, slots: Ints, arrays: Arrays) -> None:
+    store = batching.store
     if len(slots) < 2:
-        return _checked(store, *store.read(lambda: _attempt(store, slots, keys, windows, held)))
-    found = store.read_once(lambda: _attempt(store, slots, keys, windows, held))
-    if found is not None:
-        return _checked(store, *found[0])
-    halves = [gather_samples(store, half, keys, windows, held) for half in np.array_split(slots, 2)]
-    arrays, masks = ({key: np.concatenate([half[i][key] for half in halves]) for key in halves[0][i]} for i in (0, 1))
-    return arrays, masks
+        store.read(lambda strict: _attempt(batching, slots, arrays, strict=strict))
+    elif store.read_once(lambda strict: _attempt(batching, slots, arrays, strict=strict)) is None:
+        half = len(slots) // 2
+        _gather_parts(batching, slots[:half], {key: array[:half] for key, array in arrays.items()})
+        _gather_parts(batching, slots[half:], {key: array[half:] for key, array in arrays.items()})
 
 
-def _checked(store: Store, arrays: Arrays, masks: Arrays) -> tuple[Arrays, Arrays]:
-    for key, array in arrays.items():
-        if store.manifest.keys[key].is_string:
-            store.check_codes(key, array)
-    return arrays, masks
+def _check_strings(store: Store, plan: Plan, arrays: Arrays) -> None:
+    for part in plan.parts:
+        if part.spec.is_string:
+            store.check_codes(part.key, arrays[part.key])
 
 
-def _attempt(
-    store: Store, slots: Ints, keys: Sequence[str], windows: Windows, held: int
-) -> tuple[tuple[Arrays, Arrays], Touched]:
+def _attempt(batching: Batching, slots: Ints, arrays: Arrays, *, strict: bool) -> tuple[None, Touched | None]:
+    """Fill `arrays`; where `strict`, say which owners were found there, which otherwise are not looked at."""
+    store, plan = batching.store, batching.plan
     slots = store.surviving(slots)
     rows, words = store.rows_of(slots)
-    single = store.frames_at(slots, rows)
-    made: dict[bytes, tuple[Any, NDArray[np.bool_]]] = {}  # keys with the same offsets take the same frames
-    touched = [(slots, words)]
-    arrays: Arrays = {}
-    masks: Arrays = {}
-    to_decode: list[tuple[str, Frames, NDArray[Any]]] = []
-
-    def read(key: str, frames: Frames, out: NDArray[Any]) -> None:
-        if store.manifest.keys[key].needs_decoding:
-            to_decode.append((key, frames, out))
-        else:
-            store.read_key(key, frames, out)
-
-    for key in keys:
-        spec = store.manifest.keys[key]
-        if key not in windows.deltas:
-            arrays[key] = np.empty((len(slots), *spec.shape), spec.dtype)
-            read(key, single, arrays[key])
-            continue
-        deltas = windows.deltas[key]
-        if deltas.signature not in made:
-            wanted, is_pad = _window_slots(store, slots, rows, deltas, windows.on_hole)
-            flat = wanted.reshape(-1)
-            flat_words = store.words_of(flat, np.repeat(rows, len(deltas)))
-            made[deltas.signature] = (store.frames_at(flat, np.repeat(rows, len(deltas))), is_pad)
-            touched.append((flat, flat_words))
-        frames, is_pad = made[deltas.signature]
-        out = np.empty((len(frames.slots), *spec.shape), spec.dtype)
-        read(key, frames, out)
-        arrays[key] = out.reshape(len(slots), len(deltas), *spec.shape)
-        masks[key] = is_pad.copy()
-    store.decode_keys(to_decode, held)
-    return (arrays, masks), Touched(*(np.concatenate(part) for part in zip(*touched, strict=True)))
+    filling = Filling(store, batching.held, batching.room)
+    filling.fill(plan.single, store.frames_at(slots, rows, full=plan.single.needs_decoding), arrays)
+    if plan.deltas is not None:
+        wanted, is_pad = _window_slots(store, slots, rows, plan.deltas, batching.on_hole)
+        if strict:
+            slots = np.concatenate([slots, wanted.reshape(-1)])
+            words = np.concatenate([words, store.words_of(slots[len(rows) :], np.repeat(rows, wanted.shape[1]))])
+        for group in plan.windowed:
+            flat = wanted[:, group.columns].reshape(-1)
+            full = group.needs_decoding
+            owners = np.repeat(rows, len(flat) // max(1, len(rows))) if full else rows
+            filling.fill(group, store.frames_at(flat, owners, full=full), arrays)
+            for part in group.parts:
+                arrays[part.mask_key][...] = is_pad[:, group.columns]
+    filling.finish()
+    return None, Touched(slots, words) if strict else None
 
 
 def _window_slots(

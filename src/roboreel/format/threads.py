@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from _thread import allocate_lock, start_new_thread
 from collections import deque
@@ -37,9 +36,16 @@ def cores() -> int:
     return min(available_cores(), _MOST)
 
 
-def _is_ending() -> bool:
-    """Whether the interpreter begins no more threads, as in what `atexit` calls."""
-    return not threading.main_thread().is_alive()
+def _begins_threads(pool: ThreadPoolExecutor) -> bool:
+    """Whether there are threads to be had: when the interpreter ends, in what `atexit` calls, there are none.
+
+    `threading.main_thread().is_alive()` must not be asked: Ctrl-C within it makes it False for good.
+    """
+    try:
+        pool.submit(int)
+    except RuntimeError:
+        return False
+    return True
 
 
 def in_threads(jobs: Sequence[Callable[[], Result]], at_once: int, stop: Stop | None = None) -> list[Result]:
@@ -53,8 +59,8 @@ def in_threads(jobs: Sequence[Callable[[], Result]], at_once: int, stop: Stop | 
     Raises:
         BaseException: the first that a job has raised.
     """
-    if not jobs or _is_ending():
-        return [job() for job in jobs]
+    if not jobs:
+        return []
     stop = stop or Stop()
     return _apart(lambda: _pooled(jobs, at_once, stop), stop)
 
@@ -78,7 +84,10 @@ def _apart(work: Callable[[], Result], stop: Stop) -> Result:
             finished.release()
 
     try:
-        start_new_thread(run, ())
+        try:
+            start_new_thread(run, ())
+        except RuntimeError:  # from Python 3.12 on there are none in what `atexit` calls
+            return work()
         finished.acquire()
     except BaseException:
         stop.asked = True
@@ -96,6 +105,8 @@ def _apart(work: Callable[[], Result], stop: Stop) -> Result:
 
 def _pooled(jobs: Sequence[Callable[[], Result]], at_once: int, stop: Stop) -> list[Result]:
     with ThreadPoolExecutor(min(at_once, len(jobs)), "roboreel") as pool:
+        if not _begins_threads(pool):
+            return [job() for job in jobs]
         futures = [pool.submit(job) for job in jobs]
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         stop.asked = True
@@ -127,10 +138,10 @@ def mapped(function: Callable[[Item], Result], items: Iterable[Item], threads: i
     >>> list(mapped(str, range(4), threads=2))
     ['0', '1', '2', '3']
     """
-    if threads < 2 or _is_ending():
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(threads, "roboreel") as pool:
+    with ThreadPoolExecutor(max(1, threads), "roboreel") as pool:
+        if threads < 2 or not _begins_threads(pool):
+            yield from map(function, items)
+            return
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:

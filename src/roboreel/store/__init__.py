@@ -7,6 +7,7 @@ from roboreel.format.files import free_bytes
 from roboreel.format.filesystem import check_ring_place
 from roboreel.format.manifest import Manifest, check_no_lerobot, is_unfinished
 from roboreel.format.paths import encode_key
+from roboreel.store.attempt import Touched
 from roboreel.store.cameras import AskedMode, AskedOptions, CameraStorage
 from roboreel.store.capacity import ENCODED_MARGIN, Capacity, check_not_smaller, parse_capacity, with_capacity
 from roboreel.store.check import find_problems, is_dataset
@@ -31,7 +32,7 @@ from roboreel.store.pace import Pace
 from roboreel.store.read_cost import payoff_text, source_window_seconds, window_seconds
 from roboreel.store.repair import Repaired, repair
 from roboreel.store.snapshot import request_snapshot
-from roboreel.store.store import Store, Touched
+from roboreel.store.store import Store
 from roboreel.store.verify import Report, verify
 from roboreel.store.writer import Writer
 

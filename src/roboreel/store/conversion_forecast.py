@@ -18,11 +18,12 @@ from roboreel.format.files import free_bytes
 from roboreel.format.manifest import Manifest
 from roboreel.format.records import CHECKSUM_DTYPE
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
+from roboreel.store.attempt import Touched
 from roboreel.store.capacity import ENCODED_MARGIN
 from roboreel.store.cloning import media_files
 from roboreel.store.forecast import png_sizes, video_bytes
 from roboreel.store.room import slot_files
-from roboreel.store.store import Store, Touched
+from roboreel.store.store import Store
 
 _RUN, _RUNS = 16, 4
 """Frames that follow each other, so that video can be coded as it will be; and how many such runs."""
@@ -151,7 +152,7 @@ def _sample(store: Store, key: str) -> list[NDArray[Any]]:
         begin = start + max(0, stop - start - _RUN) // 2
         slots = np.arange(begin, min(begin + _RUN, stop))
 
-        def attempt(slots: NDArray[np.int64] = slots) -> tuple[NDArray[Any], Touched]:
+        def attempt(_strict: bool, slots: NDArray[np.int64] = slots) -> tuple[NDArray[Any], Touched]:
             alive = store.surviving(slots)
             rows, words = store.rows_of(alive)
             out = np.empty((len(alive), *spec.shape), spec.dtype)

@@ -9,8 +9,6 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +35,7 @@ from roboreel.format.records import (
     STATE_RECORD_BYTES,
 )
 from roboreel.format.redo import Redo
+from roboreel.store.attempt import Attempt, Touched, UnsettledError
 from roboreel.store.following import Following
 from roboreel.store.room import check_room
 
@@ -46,18 +45,7 @@ T = TypeVar("T")
 WAIT_FOR_WRITER_S = 10.0
 """How long a reader waits for a write in progress over the frames that it wants."""
 _PAUSE_S = 0.0005
-
-
-@dataclass(frozen=True)
-class Touched:
-    """The slots that an attempt read, and the owner words it found there before reading."""
-
-    slots: Ints
-    words: NDArray[np.uint64]
-
-
-class _UnsettledError(Exception):
-    """An attempt met slots that hold no committed frame just now."""
+_NONE = np.zeros(0, np.int64)
 
 
 class Store(Following):
@@ -96,16 +84,16 @@ class Store(Following):
         To be called inside an attempt: a slot that is being written, or that no committed episode owns, ends it.
         """
         words = self.words_at(slots)
-        rows = (words & OWNER_ROW_MASK).astype(np.int64) - 1
-        if rows.size and not (rows.min() >= 0 and rows.max() < len(self.table)):
-            raise _UnsettledError
-        return rows, words
+        rows = (words & OWNER_ROW_MASK) - np.uint64(1)
+        if rows.size and rows.max() >= len(self.table):  # that of no owner, -1, is the greatest of all here
+            raise UnsettledError
+        return rows.view(np.int64), words
 
     def words_of(self, slots: Ints, rows: Ints) -> NDArray[np.uint64]:
         """Return the owner words of the slots; as `rows_of`, but the owners must be the given rows."""
         words = self.words_at(slots)
         if not np.array_equal((words & OWNER_ROW_MASK).astype(np.int64) - 1, rows):
-            raise _UnsettledError
+            raise UnsettledError
         return words
 
     def words_at(self, slots: Ints) -> NDArray[np.uint64]:
@@ -166,9 +154,9 @@ class Store(Following):
         cached = None if self.frame_cache is None else self.frame_cache.columns.get(key)
         return cached or self.columns[key]
 
-    def decode_keys(self, requests: Sequence[tuple[str, Frames, NDArray[Any]]], held: int) -> None:
-        """As `read_key` for each, beside each other: for keys that have to be decoded."""
-        shared.run([partial(self.read_key, *request, held) for request in requests], self.decoding.limit)
+    def run(self, jobs: Sequence[Callable[[], None]]) -> None:
+        """Run jobs beside each other, as many as images may be decoded at once; they may have jobs of their own."""
+        shared.run(jobs, self.decoding.limit)
 
     def memmap(self, key: str) -> NDArray[Any]:
         """The mapping of a key that is stored as raw numbers: (capacity, *shape), read-only."""
@@ -190,19 +178,24 @@ class Store(Following):
 
     def check_codes(self, key: str, codes: NDArray[Any]) -> None:
         """Refuse codes, of any shape, that no string has: a damaged column must not give the string of another."""
-        if codes.size and not (codes.min() >= 0 and codes.max() < len(self.strings)):
+        if codes.size and codes.view(np.uint32).max() >= len(self.strings):  # below 0, above all others
             raise StorageDirCorruptError(
                 f"{paths.column_path(self.root, key)} has codes from {codes.min()} to {codes.max()}, and there are "
                 f"{len(self.strings)} strings; type roboreel verify {self.root}"
             )
 
-    def frames_at(self, slots: Ints, rows: Ints) -> Frames:
-        """Return what columns need to know of the frames in `slots`, which `rows` own; arrays (N,)."""
+    def frames_at(self, slots: Ints, rows: Ints, *, full: bool = True) -> Frames:
+        """Return what columns need to know of the frames in `slots`, which `rows` own; arrays (N,).
+
+        Not `full`: those that are raw numbers, which need to know the slots alone.
+        """
+        if not full:
+            return Frames(slots, _NONE, _NONE, None)
         table = self.table.rows
         clips = table["clips"][rows] if self.manifest.video_keys else None
         return Frames(slots, rows, slots - table["start"][rows], clips)
 
-    def read(self, attempt: Callable[[], tuple[T, Touched]]) -> T:
+    def read(self, attempt: Attempt[T]) -> T:
         """Return what `attempt` gathers, once it has gathered without a writer in between.
 
         Raises:
@@ -220,17 +213,25 @@ class Store(Following):
                 )
             time.sleep(_PAUSE_S)
 
-    def read_once(self, attempt: Callable[[], tuple[T, Touched]]) -> tuple[T] | None:
+    def read_once(self, attempt: Attempt[T]) -> tuple[T] | None:
         """As `read`, but None where a writer was at the wanted frames meanwhile."""
         with self.lock:  # not while `read` waits: the writer may be another thread of this process
-            return self._gathered(attempt)
+            before = self.refresh()
+            if self._is_quiet and (found := self._gathered(attempt, before, strict=False)):
+                return found
+            return self._gathered(attempt, self.refresh(), strict=True)
 
-    def _gathered(self, attempt: Callable[[], tuple[T, Touched]]) -> tuple[T] | None:
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether the table alone says what is in each slot: nothing is being written, and nothing was lost."""
+        quiet = self.state.busy_start == self.state.busy_stop
+        return quiet and self._pending is None and not self._lossy and not self.table.has_losses
+
+    def _gathered(self, attempt: Attempt[T], before: bytes, *, strict: bool) -> tuple[T] | None:
         """Return what an attempt gathered, or None where it makes sense to try again."""
-        before = self.refresh()
         try:
-            result, touched = attempt()
-        except (_UnsettledError, FileNotFoundError) as error:
+            result, touched = attempt(strict)
+        except (UnsettledError, FileNotFoundError) as error:
             self._check_in_place()
             self._after_failed_attempt(before, error)
             return None
@@ -241,7 +242,9 @@ class Store(Following):
             self._check_in_place()
         after = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
         idle = self.state.busy_start == self.state.busy_stop  # else a write may have begun before we looked
-        return (result,) if (after == before and idle) or self._still_owned(touched) else None
+        if (after == before and idle) or (touched is not None and self._still_owned(touched)):
+            return (result,)
+        return None
 
     @property
     def is_in_place(self) -> bool:
@@ -369,7 +372,7 @@ class Store(Following):
         alive = np.flatnonzero(~self._is_lost(np.arange(self.state.frames)))
         if not len(alive):
             if in_the_making and self.state.busy_start < self.state.busy_stop:
-                raise _UnsettledError
+                raise UnsettledError
             raise StorageDirCorruptError(f"{self.root}: no frame survives")
         after = np.minimum(np.searchsorted(alive, slots), len(alive) - 1)
         before = np.maximum(after - 1, 0)
