@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PrioritizedSampler,
         WeightedSampler,
         compute_sampler_weights,
+        make_loader,
     )
     from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
     from roboreel.store.forecast import forecast
@@ -38,6 +39,7 @@ _LAZY = {
     "WeightedSampler": "roboreel.sampling",
     "compute_sampler_weights": "roboreel.sampling",
     "forecast": "roboreel.store.forecast",
+    "make_loader": "roboreel.sampling",
     "takes_batch": "roboreel.dataset",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "compute_sampler_weights",
     "forecast",
+    "make_loader",
     "takes_batch",
 ]
 __all__ += errors.__all__

@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from roboreel._optional import require
+from roboreel.device import torch_device
 from roboreel.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class ImagePipeline:
             InvalidArgumentError: an argument that cannot be.
         """
         torch = _torch()
-        self.device = _device(device)
+        self.device = torch_device(device)
         self._mean, self._std = self._per_channel("mean", mean), self._per_channel("std", std)
         if self._std is not None and not bool((self._std > 0).all()):
             raise InvalidArgumentError(f"std={std!r}; a positive number for each channel would do")
@@ -182,18 +183,6 @@ def _are_numbers(values: Any, count: int, kind: Any, *, least: float, most: floa
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
         return False
     return all(isinstance(one, kind) and not isinstance(one, bool) and least <= one <= most for one in values)
-
-
-def _device(name: Any) -> Any:
-    """Return torch's device, on which a tensor could be made."""
-    torch = _torch()
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:  # torch has one for each way of not having it
-        reason = str(error).splitlines()[0]
-        raise InvalidArgumentError(f"device={name!r} cannot be used ({reason}); 'cpu' would do") from error
-    return device
 
 
 def _torch() -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,24 @@ class Samples(EpisodeViews):
         self._windows = Windows({})
         self._planned: tuple[object, Windows, Plan] | None = None
         self._buffers = Buffers()
+
+    @property
+    def image_dtype(self) -> str:
+        """How images are given: "float32" in [0, 1], or "uint8"."""
+        return self._forms.image_dtype
+
+    def images_as(self, image_dtype: str) -> Self:
+        """Return the same dataset, sharing what is open, that gives images as "uint8" or "float32".
+
+        Windows and the transform are as they are here, and may be set to others.
+
+        Raises:
+            InvalidArgumentError: there is no such form.
+        """
+        other = copy.copy(self)
+        other._forms = replace(self._forms, image_dtype=image_dtype)
+        other._planned, other._buffers = None, Buffers()
+        return other
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return one frame, or the windows around it; negative indices count from the end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from roboreel.sampling.episode_aware import EpisodeAwareSampler
+from roboreel.sampling.loader import Loader, make_loader
 from roboreel.sampling.prioritized import PrioritizedSampler
 from roboreel.sampling.weighted import WeightedSampler
 from roboreel.sampling.weights import compute_sampler_weights, in_ranges
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 __all__ = [
     "EpisodeAwareSampler",
     "EpisodeBlocks",
+    "Loader",
     "PrioritizedSampler",
     "WeightedSampler",
     "compute_sampler_weights",
     "in_ranges",
+    "make_loader",
 ]
 
 
