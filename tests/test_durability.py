@@ -21,7 +21,8 @@ import pytest
 import roboreel
 from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
-from tests.recordings import CAMERA, VIDEO_ERROR, made, numbers_of, pictures, recording
+from roboreel.store import Store
+from tests.recordings import CAMERA, VIDEO_ERROR, made, numbers_of, pictures, recording, several
 
 Make = Callable[[Path], LeRobotDatasetV2]
 
@@ -303,3 +304,24 @@ def test_who_loses_the_race_to_make_a_dataset_leaves_the_others_files_alone(tmp_
     dataset.close()
     late.add_episodes(recording(2, 3))
     assert len(dataset) == 5
+
+
+@pytest.mark.parametrize("no_flush", [False, True])
+def test_of_a_call_that_fails_half_way_the_episodes_before_survive_a_power_cut(tmp_path: Path, no_flush: bool) -> None:
+    dataset = made(tmp_path / "dataset", [3], buffer_capacity=10)
+    with pytest.raises(roboreel.CapacityError, match="exceeds buffer_capacity=10 by 5") as caught:
+        dataset.add_episodes(several([4, 8]), no_flush=no_flush)
+    assert caught.value.__notes__ == ["1 episodes before it were added and stay"]
+    store = Store.open(tmp_path / "dataset")
+    assert store.state.rows == 2
+    assert max(state.rows for state in store.durable_states()) == (1 if no_flush else 2)
+    dataset = made(tmp_path / "other", [3], buffer_capacity=10)
+
+    def fail_syncs(kind: str, _path: Path) -> None:
+        if kind == "sync":
+            raise OSError(errno.EIO, "made to fail")
+
+    with observed(fail_syncs), pytest.raises(roboreel.CapacityError) as caught:
+        dataset.add_episodes(several([4, 8]), no_flush=no_flush)
+    assert len(caught.value.__notes__) == (1 if no_flush else 2)
+    assert no_flush or "that they survive a power cut failed, too" in caught.value.__notes__[1]

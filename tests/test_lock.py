@@ -12,6 +12,7 @@ import filelock
 import pytest
 
 from roboreel import DatasetLockedError
+from roboreel.format import lock as locking
 from roboreel.format.files import observed
 from roboreel.format.lock import WriterLock
 
@@ -92,3 +93,28 @@ def test_a_note_in_a_directory_that_took_the_place_is_left_alone(tmp_path: Path)
     lock.release()
     assert f"process {os.getpid()} " in refusal(tmp_path / "place")
     other.release()
+
+
+def test_who_only_takes_a_snapshot_is_waited_for(tmp_path: Path) -> None:
+    held = WriterLock(tmp_path, for_snapshot=True)
+    timer = threading.Timer(0.5, held.release)
+    timer.start()
+    WriterLock(tmp_path).release()  # not refused after the 0.2 s for which a writer is waited for
+    timer.join()
+
+
+def test_nobody_is_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "WAIT_FOR_SNAPSHOT_S", 0.0)
+    held = WriterLock(tmp_path, for_snapshot=True)
+    assert f"process {os.getpid()} on host {socket.gethostname()} takes a snapshot of it" in refusal(tmp_path)
+    held.release()
+    WriterLock(tmp_path).release()
+
+
+def test_a_lock_that_is_let_go_of_while_its_holder_is_looked_for_is_taken(tmp_path: Path) -> None:
+    lock = filelock.FileLock(tmp_path / "writer.lock", thread_local=False)
+    lock.acquire()
+    timer = threading.Timer(0.4, lock.release)  # its note has gone before it
+    timer.start()
+    WriterLock(tmp_path).release()
+    timer.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 import roboreel
 from roboreel import LeRobotDatasetV2, compute_sampler_weights
-from tests.recordings import CAMERA, made, numbers_of, pictures, recording
+from roboreel.format.files import observed
+from tests.recordings import CAMERA, made, numbers_of, pictures, recording, ring
 
 OFFSETS = [-3, -1, 0, 1, 2]
 
@@ -169,3 +171,35 @@ def test_the_weights_of_a_ring_cover_what_survives(tmp_path: Path) -> None:
     # Slots 0–2 the new episode, 3–4 what is left of the first, 5–8 the second; the last frame of each is dropped.
     weights = compute_sampler_weights(dataset, 1)
     assert (weights > 0).tolist() == [True, True, False, True, False, True, True, True, False]
+
+
+def test_an_episode_whose_first_frames_are_lost_between_look_and_read_is_given_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring(tmp_path / "ring", [10, 10], 20).close()
+    dataset = LeRobotDatasetV2(tmp_path / "ring", readonly=True)
+
+    def die_over_its_first_frames() -> None:
+        def kill(kind: str, path: Path) -> None:
+            if kind == "write" and path.name == "frame_index.bin":
+                os._exit(0)
+
+        if not os.fork():
+            with observed(kill):
+                LeRobotDatasetV2(tmp_path / "ring").add_episodes(recording(4, 20))
+            os._exit(1)
+        os.wait()
+
+    read, looked = dataset._opening.read, False
+
+    def read_later(reading: Any) -> Any:
+        nonlocal looked
+        if not looked:
+            looked = True
+            die_over_its_first_frames()
+        return read(reading)
+
+    monkeypatch.setattr(dataset._opening, "read", read_later)
+    got = dataset.get_episode(0)
+    assert got["frame_index"].tolist() == [4, 5, 6, 7, 8, 9]
+    assert numbers_of(got) == [4, 5, 6, 7, 8, 9]

@@ -13,6 +13,7 @@ import pytest
 
 import roboreel
 from roboreel import LeRobotDatasetV2
+from roboreel.format.files import observed
 from roboreel.store import verify
 
 ADDED = 120
@@ -204,3 +205,67 @@ def test_readers_in_threads_go_on_while_one_converts(tmp_path: Path, monkeypatch
             assert (batch["observation.image"].flatten(1) == batch["number"][:, None]).all()
 
     assert run_all(convert, read, read) == []
+
+
+def test_a_writer_waits_for_the_snapshot_that_another_thread_takes(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    with LeRobotDatasetV2(root, fps=10) as dataset:
+        dataset.add_episodes(_episode(3))
+    dataset = LeRobotDatasetV2(root)  # which has no lock yet: the snapshot takes it for itself
+    adding = threading.Thread(target=dataset.add_episodes, args=(_episode(5),))
+
+    def begin(kind: str, path: Path) -> None:
+        if adding.ident is None and ".copy.snapshot" in path.parts:
+            adding.start()
+            adding.join(0.4)  # longer than a writer is waited for
+
+    with observed(begin):
+        dataset.snapshot(tmp_path / "copy")
+    adding.join()
+    assert dataset.get_data_by_key("number").tolist() == [3] * 4 + [5] * 6
+    assert LeRobotDatasetV2(tmp_path / "copy").get_data_by_key("number").tolist() == [3] * 4
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_readers_in_threads_go_on_while_one_closes_and_reloads(tmp_path: Path, readonly: bool) -> None:
+    root = tmp_path / "dataset"
+    with LeRobotDatasetV2(root, fps=10) as dataset:
+        for number in range(4):
+            dataset.add_episodes(_episode(number))
+    dataset = LeRobotDatasetV2(root, readonly=readonly)
+    length = len(dataset)
+    done, reads = threading.Event(), [0, 0]
+
+    def reload() -> None:
+        try:
+            while min(reads) < 100:
+                dataset.reload()
+                dataset.close()
+        finally:
+            done.set()
+
+    def read(reader: int) -> None:
+        while not done.is_set():
+            assert len(dataset) == length
+            batch = dataset.get_batch(range(length))
+            assert (batch["number"] == batch["episode_index"]).all()
+            assert dataset.get_unique_episode_indices().tolist() == [0, 1, 2, 3]
+            assert dataset.get_episode(2)["number"].tolist() == [2] * 3
+            reads[reader] += 1
+
+    assert run_all(reload, lambda: read(0), lambda: read(1)) == []
+
+
+def test_close_lets_go_of_every_file_that_nobody_reads(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    dataset = LeRobotDatasetV2(root, fps=10, image_mode="png", decoded_cache="1MB")
+    dataset.add_episodes({**_episode(3), "observation.image": np.zeros((4, 8, 8, 3), np.uint8)})
+    dataset[0]
+    assert open_in(root)
+    dataset.close()
+    assert open_in(root) == []
+
+
+def open_in(root: Path) -> list[str]:
+    targets = [str(link.readlink()) for link in Path("/dev/fd").iterdir() if link.is_symlink()]
+    return [target for target in targets if target.startswith(str(root))]

@@ -37,6 +37,10 @@ class CameraFrames(ABC):
     def blocks(self) -> Iterator[NDArray[Any]]:
         """Yield the decoded frames in order, as arrays (k, *shape) with k >= 1."""
 
+    def in_memory(self) -> CameraFrames:
+        """The same frames, and no file that is written meanwhile changes them; see `in_memory`."""
+        return self
+
     @property
     def frames_per_block(self) -> int:
         return max(1, BLOCK_BYTES // max(1, int(np.prod(self.shape)) * self.dtype.itemsize))
@@ -60,10 +64,36 @@ class ArrayFrames(CameraFrames):
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         return self.array.dtype
 
+    def in_memory(self) -> ArrayFrames:
+        return ArrayFrames(in_memory(self.array))
+
     def blocks(self) -> Iterator[NDArray[Any]]:
         step = self.frames_per_block
         for start in range(0, self.length, step):
             yield self.array[start : start + step]
+
+
+def in_memory(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array, or a copy where its memory may be that of a mapped file, which changes with the file.
+
+    >>> array = np.arange(6)
+    >>> in_memory(array[2:]).base is array, in_memory(np.frombuffer(memoryview(bytearray(8)), np.int64)).base
+    (True, None)
+    """
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return array if owner is None or isinstance(owner, bytes) else array.copy()
+
+
+def is_mapped_in(array: NDArray[Any], folder: Path) -> bool:
+    """Whether the array is a view of a `numpy.memmap` of a file in the folder."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and owner.filename is not None:
+            return Path(owner.filename).resolve().is_relative_to(folder.resolve())
+        owner = owner.base
+    return False
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def map_slots(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], capacity
             mapping = np.memmap(file, dtype, "r", shape=(capacity, *shape))
         except OSError as error:
             raise files.storage_error(f"mapping {path}", error) from error
+    mapping.filename = str(path)  # for whoever asks, further down a view's `base`s, of which file it is
     return mapping.view(np.ndarray)  # np.memmap adds about 1 us of Python to every slice
 
 

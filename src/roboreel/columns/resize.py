@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,9 @@ class ResizedFrames(CameraFrames):
     @property
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         return self.source.dtype
+
+    def in_memory(self) -> ResizedFrames:
+        return replace(self, source=self.source.in_memory())
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         step = self.frames_per_block  # larger frames than the source's, so fewer of them

@@ -233,8 +233,8 @@ class LeRobotDatasetV2(Samples):
             looked = (store.state.generation, slots.tobytes())
             if looked == before:  # else a ring went over it in between
                 raise StorageDirCorruptError(
-                    f"{store.root}: the column of {schema.EPISODE_INDEX_KEY!r} does not agree with the episode table "
-                    f"about episode {episode_index}; type roboreel verify {store.root}"
+                    f"{store.root}: the columns of {schema.EPISODE_INDEX_KEY!r} and {schema.FRAME_INDEX_KEY!r} do not "
+                    f"agree with the episode table about episode {episode_index}; type roboreel verify {store.root}"
                 )
             before = looked
         return {key: as_given(used, key, array) for key, array in arrays.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from roboreel.schema import (
     LeRobotDatasetV2ImageMode,
     is_depth_dtype,
 )
-from roboreel.store import ArrayFrames, Episode
+from roboreel.store import ArrayFrames, Episode, is_mapped_in
 
 _COLOURS = (3, 4)
 _COUNTED = (INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY)
 
 
-def split_episodes(data: Any) -> Iterator[Episode]:
+def split_episodes(data: Any, root: Path) -> Iterator[Episode]:
     """Yield one `Episode` for each run of equal `episode_index`; a single one where that key is left out.
+
+    `root` is where they go: what lies in a column of that dataset is copied, before the first of them overwrites it.
 
     Raises:
         InvalidEpisodeError: what was given is not arrays of equal length; nothing was stored.
@@ -48,6 +51,8 @@ def split_episodes(data: Any) -> Iterator[Episode]:
     for key, array in arrays.items():
         if key.startswith(IMAGE_KEY_PREFIX):
             arrays[key] = _parse_images(key, array)
+        if is_mapped_in(array, root):
+            arrays[key] = arrays[key].copy()
     for start, stop in _runs(arrays.get(EPISODE_INDEX_KEY), length):
         yield _episode({key: array[start:stop] for key, array in arrays.items()}, stop - start)
 

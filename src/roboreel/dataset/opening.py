@@ -142,12 +142,14 @@ class Opening:
 
     def store(self) -> Store | None:
         """Return the open store, or None while there is no dataset in the directory."""
-        if self._store is None:
+        store = self._store
+        if store is None:
             with self._lock:
                 self._open_store()
-        elif time.monotonic() > self._look_again:
-            self.follow()
-        return self._store
+                return self._store
+        if time.monotonic() > self._look_again:
+            return self.follow()
+        return store  # whatever another thread has made of it since
 
     def _open_store(self) -> None:
         if self._store is not None or not is_dataset(self.root):
@@ -167,7 +169,7 @@ class Opening:
         if store is not None and not store.is_converted:
             return store
         with self._lock:
-            if self._store is store:  # else another thread was first
+            if self._store is store or self._store is None:  # else another thread was first
                 self._writer = None  # not ours: nobody converts what we hold the lock of
                 self._open_anew()
             assert self._store is not None
@@ -282,10 +284,14 @@ class Opening:
 
     def snapshot(self, dest: Path, timeout_s: float) -> SnapshotReport:
         """Copy what is committed, by whichever process can."""
+        return request_snapshot(self.root, dest, self._turn, readonly=self._readonly, timeout_s=timeout_s)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[Writer | None]:
+        """Have other threads wait; gives the writer that they write through, if it is open."""
         with self._lock:
-            if self._writer is not None and self._writer.is_ours:
-                return self._writer.snapshot(dest)
-        return request_snapshot(self.root, dest, readonly=self._readonly, timeout_s=timeout_s)
+            is_ours = self._writer is not None and self._writer.is_ours
+            yield self._writer if is_ours else None
 
     def conversion(self, image_mode: AskedMode, video_options: AskedOptions, dest: Path | None) -> Conversion:
         """What a conversion would do."""
@@ -323,18 +329,18 @@ class Opening:
 
     def close(self) -> None:
         """Let go of everything; the next `store()` opens again."""
-        with self._changing("close"):
-            writer, store = self._writer, self._store
+        self._close("close")
+
+    def _close(self, what: str) -> None:
+        with self._changing(what):
+            writer = self._writer
+            # The store is let go of, not closed: another thread may be reading from it, and the last one closes it.
             self._writer = self._store = None
-            try:
-                if writer is not None and not writer.closed:
-                    writer.close()
-            finally:
-                if store is not None:
-                    store.close()
+            if writer is not None and not writer.closed:
+                writer.close()
 
     def reopen(self) -> None:
-        self.close()
+        self._close("reload")
         self.store()
 
 

@@ -106,15 +106,16 @@ class Recording(Base):
             CapacityError: it does not fit. DiskSpaceError: the disk is full. DatasetLockedError: another writer.
         """
         self._check_no_view("add_episodes")
-        for added, episode in enumerate(split_episodes(data)):
+        for added, episode in enumerate(split_episodes(data, self.storage_dir)):
             try:
                 check_cameras(episode, self._opening.cameras.mode)
                 if self._opening.store() is None:
                     self._check_first(episode)
                 self._opening.add(episode)
-            except RoboreelError as error:
+            except Exception as error:
                 if added:
                     error.add_note(f"{added} episodes before it were added and stay")
+                    self._flush_before(error, no_flush=no_flush)
                 raise
         if no_flush:
             return
@@ -123,6 +124,14 @@ class Recording(Base):
         except RoboreelError as error:
             error.add_note("the episodes were added and stay; that they survive a power cut is what failed")
             raise
+
+    def _flush_before(self, error: Exception, *, no_flush: bool) -> None:
+        """Have the episodes before the one that failed survive a power cut, as those of any other call do."""
+        if not no_flush:
+            try:
+                self.flush()
+            except RoboreelError as second:
+                error.add_note(f"that they survive a power cut failed, too: {second}")
 
     def _check_first(self, episode: Episode) -> None:
         """Refuse an episode that the dataset could not begin with."""

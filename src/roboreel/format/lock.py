@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from roboreel.format import files, paths
 
 _ACQUIRE_TIMEOUT_S = 0.2
 """A reader that asks whether a writer lives holds the lock for an instant; that must not look like a writer."""
+WAIT_FOR_SNAPSHOT_S = 60.0
+"""How long a writer waits for a process that holds the lock only to take a snapshot."""
 _PAUSE_S = 0.001
 _NOTE_TIMEOUT_S = 0.5
 _NOTE_PAUSE_S = 0.01
@@ -31,28 +34,49 @@ _NOTE_PAUSE_S = 0.01
 class WriterLock:
     """Held from construction to `release()`; `DatasetLockedError` names the holder.
 
+    Who holds it `for_snapshot` lets go of it soon: others wait for that, up to `WAIT_FOR_SNAPSHOT_S`.
+
     `StorageDirCorruptError` where a link, or anything else, stands in the place of a file or directory of a dataset.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, for_snapshot: bool = False) -> None:
         for name in paths.ENTRIES:  # what is written through a link, or swept, would be somebody else's
             (files.check_dir if name in paths.DIRECTORIES else files.check_file)(root / name)
         self._root = root
         self._pid = os.getpid()
         self._lock = filelock.FileLock(root / paths.LOCK, thread_local=False)
-        try:
-            self._lock.acquire(timeout=_ACQUIRE_TIMEOUT_S, poll_interval=0.01)
-        except filelock.Timeout:
-            raise DatasetLockedError(f"{root} is being written by {_holder(root)}; {_ADVICE}") from None
-        except OSError as error:
-            raise files.storage_error(f"locking {root}", error) from error
+        self._acquire(0.0 if for_snapshot else WAIT_FOR_SNAPSHOT_S)
         holder = {"pid": self._pid, "host": socket.gethostname(), "since": time.time()}
+        if for_snapshot:
+            holder["snapshot"] = True
         self._note = json.dumps(holder).encode()
         try:
             self._put_note()
         except BaseException:
             self._lock.release(force=True)
             raise
+
+    def _acquire(self, wait_s: float) -> None:
+        """Take the lock; wait for so long where it is held for a snapshot."""
+        deadline, unnamed = time.monotonic() + wait_s, False
+        while True:
+            try:
+                self._lock.acquire(timeout=_ACQUIRE_TIMEOUT_S, poll_interval=0.01)
+            except filelock.Timeout:
+                holder = _holder(self._root)
+                if holder is None and not unnamed:
+                    unnamed = True  # it may have let go of note and lock since: once more
+                elif holder is None or not holder.for_snapshot:
+                    name = holder or "another process"
+                    raise DatasetLockedError(f"{self._root} is being written by {name}; {_ADVICE}") from None
+                elif time.monotonic() > deadline:
+                    raise DatasetLockedError(
+                        f"{self._root}: {holder} takes a snapshot of it, and was waited for {wait_s:g} s; try again"
+                    ) from None
+            except OSError as error:
+                raise files.storage_error(f"locking {self._root}", error) from error
+            else:
+                return
 
     def _put_note(self) -> None:
         """Say who holds the lock; where that fails, nobody is said to: the note is for people, the lock counts."""
@@ -91,17 +115,27 @@ class WriterLock:
 _ADVICE = "wait until it has called close(), or open with readonly=True to read meanwhile"
 
 
-def _holder(root: Path) -> str:
+@dataclass(frozen=True)
+class _Holder:
+    pid: int
+    host: str
+    for_snapshot: bool
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on host {self.host}"
+
+
+def _holder(root: Path) -> _Holder | None:
     """Tell who holds the lock; who has only just taken it may not have said so yet."""
     deadline = time.monotonic() + _NOTE_TIMEOUT_S
     while True:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            holder = json.loads(files.read_file(root / paths.LOCK_OWNER))
-            pid, host = int(holder["pid"]), str(holder["host"])
-            if host != socket.gethostname() or _is_running(pid):
-                return f"process {pid} on host {host}"
+            note = json.loads(files.read_file(root / paths.LOCK_OWNER))
+            holder = _Holder(int(note["pid"]), str(note["host"]), note.get("snapshot") is True)
+            if holder.host != socket.gethostname() or _is_running(holder.pid):
+                return holder
         if time.monotonic() > deadline:
-            return "another process"
+            return None
         time.sleep(_NOTE_PAUSE_S)
 
 

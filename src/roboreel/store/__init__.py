@@ -2,7 +2,7 @@
 
 from roboreel.columns.base import Decoding, Frames, VideoDecoderName
 from roboreel.columns.frame_table import FrameTable
-from roboreel.columns.frames import ArrayFrames, CameraFrames, PickedFrames, PngFrames, VideoFrames
+from roboreel.columns.frames import ArrayFrames, CameraFrames, PickedFrames, PngFrames, VideoFrames, is_mapped_in
 from roboreel.format.files import free_bytes
 from roboreel.format.filesystem import check_ring_place
 from roboreel.format.manifest import Manifest, check_no_lerobot, is_unfinished
@@ -88,6 +88,7 @@ __all__ = [
     "free_bytes",
     "infer_keys",
     "is_dataset",
+    "is_mapped_in",
     "is_unfinished",
     "on_disk",
     "parse_capacity",

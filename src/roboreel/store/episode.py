@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.frames import CameraFrames
+from roboreel.columns.frames import CameraFrames, in_memory
 from roboreel.columns.resize import ResizedFrames
 from roboreel.errors import InvalidEpisodeError
 from roboreel.schema import (
@@ -111,6 +111,13 @@ def parse_episode(episode: Episode, keys: Mapping[str, KeySpec], fps: float) -> 
                 f"{key!r}: frames of shape {tuple(frames.shape)}, and video has 3 channels (RGB); give those, or begin "
                 "the dataset with image_mode='png' or 'memmap' for this camera"
             )
+    return replace(episode, columns=columns, cameras=cameras)
+
+
+def in_memory_for(episode: Episode, keys: Collection[str]) -> Episode:
+    """Return the episode, no column or camera of `keys` in a mapped file: that may be the one that is overwritten."""
+    columns = {key: in_memory(array) for key, array in episode.columns.items()}
+    cameras = {key: frames.in_memory() if key in keys else frames for key, frames in episode.cameras.items()}
     return replace(episode, columns=columns, cameras=cameras)
 
 

@@ -177,8 +177,9 @@ class Following:
     def use_cache(self, asked: DecodedCache) -> None:
         """Keep the frames that are decoded from now on, and read those that are kept."""
         with self.lock:
+            us = weakref.proxy(self)  # no cycle: whoever lets go of a store last closes it at once
             self.frame_cache = FrameCache(
-                asked, self.root, self.manifest, self.columns, lambda key, slots: self.checksums[key][slots]
+                asked, self.root, self.manifest, self.columns, lambda key, slots: us.checksums[key][slots]
             )
             self.frame_cache.resize(self._capacity)
 

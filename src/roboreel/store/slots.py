@@ -60,8 +60,9 @@ class SlotFiles:
 
     def write(self, key: str, slot: int, block: NDArray[Any]) -> None:
         """Write frames (n, *shape) of one key from `slot` on, and their checksums."""
+        sums = frame_checksums(block)  # first: the block may lie in a mapping of what is written
         self.columns[key].write(slot, block)
-        self.write_checksums(key, slot, frame_checksums(block))
+        self.write_checksums(key, slot, sums)
 
     def write_checksums(self, key: str, slot: int, sums: Words) -> None:
         self.checksums[key].write_at(slot * CHECKSUM_DTYPE.itemsize, sums)

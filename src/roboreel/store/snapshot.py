@@ -7,7 +7,8 @@ import errno
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from roboreel.errors import (
@@ -32,11 +33,16 @@ class _ChangedError(Exception):
     """A writer came while a reader was copying."""
 
 
-def request_snapshot(root: Path, dest: Path, *, readonly: bool, timeout_s: float) -> SnapshotReport:
-    """Have a snapshot taken of a dataset that this process is not writing.
+Turn = Callable[[], AbstractContextManager[Writer | None]]
+"""Has the other threads wait that write the same dataset, and gives their writer where it is open."""
 
-    A living writer is asked; else the lock is taken for as long as it takes; `readonly`, or without permission to
-    write in `root`, it is copied as it lies, again and again until nobody changed it meanwhile.
+
+def request_snapshot(root: Path, dest: Path, turn: Turn, *, readonly: bool, timeout_s: float) -> SnapshotReport:
+    """Have a snapshot taken of a dataset, by whoever can.
+
+    Our own writer does it, in its turn; a living one elsewhere is asked; else the lock is taken for as long as it
+    takes, and a writer that comes waits; `readonly`, or without permission to write in `root`, it is copied as it lies,
+    again and again until nobody changed it meanwhile.
 
     Raises:
         DatasetBusyError: nobody could make it within `timeout_s` seconds.
@@ -47,7 +53,7 @@ def request_snapshot(root: Path, dest: Path, *, readonly: bool, timeout_s: float
     deadline = time.monotonic() + timeout_s
     dest = parse_dest(root, dest)  # here, because the writer may have another working directory
     while True:
-        report = _try(root, dest, deadline, readonly=readonly)
+        report = _try(root, dest, turn, deadline, readonly=readonly)
         if report is not None:
             return report
         if time.monotonic() > deadline:
@@ -57,20 +63,24 @@ def request_snapshot(root: Path, dest: Path, *, readonly: bool, timeout_s: float
         time.sleep(_PAUSE_S)
 
 
-def _try(root: Path, dest: Path, deadline: float, *, readonly: bool) -> SnapshotReport | None:
+def _try(root: Path, dest: Path, turn: Turn, deadline: float, *, readonly: bool) -> SnapshotReport | None:
     """Take or ask for a snapshot in the way that fits just now; None where that changed meanwhile."""
     with contextlib.suppress(_PermissionError):
-        if writer_is_alive(root):
+        with turn() as ours:
+            if ours is not None:
+                return ours.snapshot(dest)
+            is_written = writer_is_alive(root)
+            if not is_written and not readonly:
+                try:
+                    with _telling_permission(root):
+                        writer = Writer.open(root, for_snapshot=True)
+                except DatasetLockedError:
+                    return None
+                with contextlib.closing(writer):
+                    return writer.snapshot(dest)
+        if is_written:  # out of turn: our own threads need not wait for the answer
             with _telling_permission(root):
                 return ask(root, dest, deadline)
-        if not readonly:
-            try:
-                with _telling_permission(root):
-                    writer = Writer.open(root)
-            except DatasetLockedError:
-                return None
-            with contextlib.closing(writer):
-                return writer.snapshot(dest)
     with contextlib.suppress(_ChangedError):
         return _without_lock(root, dest)
     return None

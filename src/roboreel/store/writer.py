@@ -26,7 +26,7 @@ from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 from roboreel.store.capacity import Capacity, ImageBytes, check_first
 from roboreel.store.cloning import SnapshotReport, take_snapshot
 from roboreel.store.editing import apply_redo, drop_redo, make_draft, make_redo
-from roboreel.store.episode import Episode, parse_episode
+from roboreel.store.episode import Episode, in_memory_for, parse_episode
 from roboreel.store.episode_row import episode_row
 from roboreel.store.episodes import lost_row
 from roboreel.store.layout import creating, frame_bytes, make_files
@@ -61,9 +61,9 @@ class Writer:
         return not self.closed and self._lock.is_owned
 
     @classmethod
-    def open(cls, root: Path, *, unfinished: bool = False) -> Writer:
+    def open(cls, root: Path, *, unfinished: bool = False, for_snapshot: bool = False) -> Writer:
         """Take the lock and open a dataset for writing, or half an import; clean up after a writer that died."""
-        lock = WriterLock(root)
+        lock = WriterLock(root, for_snapshot=for_snapshot)
         try:
             store = Store.open(root, unfinished=unfinished)
             writer = cls(store, lock)
@@ -112,6 +112,8 @@ class Writer:
             self.grow(self._grown(place.capacity))
         table = self.store.table
         hit = table.touching(place.start, place.stop) if place.start < state.frames else table.NONE
+        if place.start < state.frames:
+            episode = in_memory_for(episode, self._slots.columns)
         with self._rolled_back(place):
             clips, checksums = self._media.stage(episode)
             if manifest.byte_capacity is not None:
