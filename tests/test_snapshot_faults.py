@@ -207,19 +207,33 @@ def told(child: subprocess.Popen[str], at_least: int) -> None:
 def expected(episodes: int) -> list[tuple[int, int]]:
     """(index, episode) of each slot of the ring after so many of the child's episodes."""
     slots: dict[int, tuple[int, int]] = {}
-    next_slot = number = 0
-    for episode, length in enumerate(LENGTHS[:episodes]):
-        place = place_episode(length, next_slot, CAPACITY, fixed=True, ring=True)
-        slots |= {place.start + k: (number + k, episode) for k in range(length)}
-        next_slot, number = place.stop, number + length
+    number = 0
+    for episode, (length, taken) in enumerate(zip(LENGTHS, places(episodes), strict=False)):
+        slots |= {slot: (number + k, episode) for k, slot in enumerate(taken)}
+        number += length
     return [slots[slot] for slot in sorted(slots)]
 
 
-def check_one_generation(place: Path) -> int:
-    """The place holds exactly what the child had committed at one time; returns how many episodes that were."""
+def places(episodes: int) -> Iterator[range]:
+    """The slots that each of the child's episodes takes."""
+    next_slot = 0
+    for length in LENGTHS[:episodes]:
+        place = place_episode(length, next_slot, CAPACITY, fixed=True, ring=True)
+        yield range(place.start, place.stop)
+        next_slot = place.stop
+
+
+def check_one_generation(place: Path, *, killed: bool = False) -> int:
+    """The place holds exactly what the child had committed at one time; returns how many episodes that were.
+
+    Of a child that was `killed`, what it was replacing is lost, all of it or nothing.
+    """
     episodes = Store.open(place).state.next_episode_index
     copy = LeRobotDatasetV2(place, readonly=True)
-    assert contents(copy) == expected(episodes)
+    seen, wanted = contents(copy), expected(episodes)
+    lost = list(places(episodes + 1))[-1] if killed and seen != wanted else range(0)
+    assert len(seen) == len(wanted)
+    assert [slot for slot in range(len(seen)) if seen[slot] != wanted[slot]] == [*lost]
     batch = copy.get_batch(range(len(copy)))
     images = (batch[CAMERA].permute(0, 2, 3, 1) * 255).round().numpy().astype(int)
     assert np.abs(images - pictures(np.array(numbers_of(batch)))).max() <= VIDEO_ERROR
