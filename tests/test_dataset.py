@@ -367,3 +367,13 @@ def assert_same(left: Any, right: Any) -> None:
             assert torch.equal(value, right[key]), key
         else:
             assert value == right[key], key
+
+
+@pytest.mark.parametrize("as_given", [list, tuple, lambda texts: np.array(texts, object)])
+def test_strings_come_in_whole_whatever_they_hold(root: Path, as_given: Any) -> None:
+    texts = ["ends with zeros\0\0", "", "x" * 200_000, "\0", "\n"] * 200  # as long as the longest, they would be 800 MB
+    dataset = LeRobotDatasetV2(root, fps=10)
+    dataset.add_episodes({"action": np.arange(1000), "task": as_given(texts), "note": "one for all\0"})
+    assert dataset.get_data_by_key("task") == texts
+    assert dataset.get_batch([0, 3])["task"] == [texts[0], texts[3]]
+    assert set(dataset.get_data_by_key("note")) == {"one for all\0"}

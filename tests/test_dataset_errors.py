@@ -280,7 +280,7 @@ def test_a_failed_flush_says_that_the_episodes_are_in(root: Path) -> None:
 def test_a_damaged_episode_column_is_told_and_not_waited_for(root: Path) -> None:
     made(root, [3, 2]).close()
     flip(root / "columns" / "episode_index.bin", 8, 1)
-    with pytest.raises(roboreel.StorageDirCorruptError, match=r"'episode_index' does not agree .* roboreel verify"):
+    with pytest.raises(roboreel.StorageDirCorruptError, match=r"'frame_index' do not agree .* roboreel verify"):
         LeRobotDatasetV2(root, readonly=True).get_episode(0)
 
 

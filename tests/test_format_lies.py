@@ -145,6 +145,7 @@ REDO = {
     "negative": redo((-1,)),
     "far": redo((1 << 40,)),
     "descending": redo((2, 1)),
+    "wrapping around": redo((1, 2, -(1 << 63))),
     "no owner": redo((0,), word=0),
     "owner": redo((0,), word=99),
 }

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 import roboreel
 from roboreel import LeRobotDatasetV2, RoboreelError, StorageDirCorruptError
 from roboreel.format import paths
-from roboreel.store import repair, verify
+from roboreel.store import Store, repair, verify
+from roboreel.store.records import StateFile
 from tests.recordings import CAMERA, recording
 
 SHARED = (
@@ -146,6 +148,31 @@ def test_a_pipe_for_a_video_is_read_by_nobody(whole: dict[str, Path], tmp_path: 
     assert verify(root).problems
     repair(root)
     assert verify(root).problems == []
+
+
+@pytest.mark.parametrize("name", ["strings.bin", "strings.jsonl", "owners.bin"])
+def test_a_pipe_is_not_copied_by_who_only_reads(whole: dict[str, Path], tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(whole["png"], tmp_path / "dataset")
+    reader = LeRobotDatasetV2(root, readonly=True)
+    reader[0]
+    put_pipe(root / name, tmp_path)
+    with pytest.raises(StorageDirCorruptError, match="not a regular file"):
+        reader.snapshot(tmp_path / "copy", timeout_s=1)
+
+
+@pytest.mark.parametrize("name", ["episodes.bin", "strings.jsonl"])
+def test_a_hole_larger_than_the_memory_is_told_of(whole: dict[str, Path], tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(whole["png"], tmp_path / "dataset")
+    size = 1 << 43
+    os.truncate(root / name, size)
+    with contextlib.closing(StateFile(root)) as record, contextlib.closing(Store.open(whole["png"])) as store:
+        rows = size // store.table.rows.dtype.itemsize
+        is_rows = name == "episodes.bin"
+        record.put_live(replace(store.state, rows=rows) if is_rows else replace(store.state, string_bytes=size))
+    for attempt in (read, add, repair):
+        with pytest.raises(StorageDirCorruptError, match=r"does not match its checksum|has zeros|than there is memory"):
+            attempt(root)
+    assert len(verify(root).problems) == 1
 
 
 def test_leftovers_that_are_links_are_not_written_through(whole: dict[str, Path], tmp_path: Path) -> None:

@@ -134,6 +134,28 @@ def test_a_dropped_episode_leaves_a_dataset_that_goes_on(root: Path) -> None:
     assert verify(root).problems == []
 
 
+def test_readers_follow_into_the_files_that_a_repair_has_put_there(tmp_path: Path) -> None:
+    for name in ("strings.jsonl", "strings.bin", "metadata.json"):
+        root = dataset(tmp_path / name, "memmap")
+        reader = LeRobotDatasetV2(root, readonly=True)
+        reader[0]
+        flip(root / name, 3, 1)
+        assert repair(root).remaining == []
+        with LeRobotDatasetV2(root) as writer:
+            writer.add_episodes(recording(3, 50, camera=True, task="quite new"))
+        assert "quite new" in reader.get_data_by_key("task")
+        assert reader.get_data_by_key("task") == LeRobotDatasetV2(root, readonly=True).get_data_by_key("task")
+
+
+def test_where_no_episode_is_left_no_frame_is(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    with LeRobotDatasetV2(root, fps=10) as one:
+        one.add_episodes({"action": np.arange(9.0)})
+    flip(root / "columns/action.bin", 5, 1)
+    repair(root)
+    assert (verify(root).problems, verify(root).frames) == ([], 0)
+
+
 def test_no_record_whole(root: Path) -> None:
     (root / paths.STATE).write_bytes(b"\1" * 12288)
     done, dropped = repaired(root)

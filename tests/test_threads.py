@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import roboreel
 from roboreel import LeRobotDatasetV2
 from roboreel.format.files import observed
 from roboreel.store import verify
+from roboreel.store.episodes import EpisodeTable
 
 ADDED = 120
 
@@ -269,3 +271,38 @@ def test_close_lets_go_of_every_file_that_nobody_reads(tmp_path: Path) -> None:
 def open_in(root: Path) -> list[str]:
     targets = [str(link.readlink()) for link in Path("/dev/fd").iterdir() if link.is_symlink()]
     return [target for target in targets if target.startswith(str(root))]
+
+
+def test_a_process_forked_while_a_thread_follows_the_writer_reads_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "ring"
+    ring = LeRobotDatasetV2(root, fps=10, buffer_capacity=20, use_as_fifo_buffer=True)
+    for number in range(8):
+        ring.add_episodes(_episode(number), no_flush=True)
+    reader = LeRobotDatasetV2(root, readonly=True)
+    reader[0]
+    ring.add_episodes(_episode(8), no_flush=True)
+    half_way, go_on = threading.Event(), threading.Event()
+    append, parent = EpisodeTable.append, os.getpid()
+
+    def halting(table: EpisodeTable, new: Any) -> None:
+        if os.getpid() == parent:
+            table._rows[0], table._count = new[0], 1  # anything: the child must not go on with it
+            half_way.set()
+            go_on.wait(60)
+        append(table, new)
+
+    monkeypatch.setattr(EpisodeTable, "append", halting)
+    following = threading.Thread(target=reader.get_unique_episode_indices)
+    following.start()
+    assert half_way.wait(60)
+    child = os.fork()
+    if not child:
+        right = reader.get_unique_episode_indices().tolist() == ring.get_unique_episode_indices().tolist()
+        numbers = reader.get_data_by_key("number").tolist()
+        os._exit(0 if right and numbers == ring.get_data_by_key("number").tolist() else 1)
+    _, status = os.waitpid(child, 0)
+    go_on.set()
+    following.join()
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -42,7 +42,7 @@ def split_episodes(data: Any, root: Path) -> Iterator[Episode]:
     lengths = {key: len(array) for key, array in arrays.items() if array.ndim}
     if not lengths:
         raise InvalidEpisodeError("no data was given; give {key: array of (frames, *shape)}")
-    if wrong := sorted(key for key, array in arrays.items() if not array.ndim and array.dtype.kind != "U"):
+    if wrong := sorted(key for key, array in arrays.items() if not array.ndim and array.dtype.kind != "O"):
         raise InvalidEpisodeError(f"the keys {wrong} are single values; give one for each frame")
     if len(set(lengths.values())) > 1:
         raise InvalidEpisodeError(f"the keys have different numbers of frames: {lengths}")
@@ -59,19 +59,33 @@ def split_episodes(data: Any, root: Path) -> Iterator[Episode]:
 
 def _as_array(key: str, value: Any) -> NDArray[Any]:
     try:
-        array = np.asarray(value)
+        array = _texts(value) if _is_text(value) else np.asarray(value)
     except Exception as error:  # tensors on a GPU, ragged lists, …
         raise InvalidEpisodeError(f"{key!r} cannot be made a numpy array: {error}{_stack(key)}") from error
-    if array.dtype.kind == "O" and array.ndim and all(isinstance(text, str) for text in array.reshape(-1)):
-        array = array.astype(str)
-    if array.dtype.kind not in "biufU":
+    if array.dtype.kind == "U":
+        array = array.astype(object)
+    is_text = array.dtype.kind == "O" and all(isinstance(text, str) for text in array.reshape(-1))
+    if array.dtype.kind not in "biuf" and not is_text:
         raise InvalidEpisodeError(
             f"{key!r} has dtype {array.dtype}, which cannot be stored; booleans, integers, floats and strings can"
             + _stack(key)
         )
-    if array.dtype.kind == "U" and (key in _COUNTED or array.ndim > 1):
+    if is_text and (key in _COUNTED or array.ndim > 1):
         wanted = "must be numbers" if key in _COUNTED else "has more than one string a frame; give one"
-        raise InvalidEpisodeError(f"{key!r} is {array.dtype} of shape {array.shape}: it {wanted}")
+        raise InvalidEpisodeError(f"{key!r} is strings of shape {array.shape}: it {wanted}")
+    return array
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(text, str) for text in value)
+    )
+
+
+def _texts(value: str | list[str] | tuple[str, ...]) -> NDArray[Any]:
+    """Return the strings as objects: numpy's own would be cut at zeros, and all be as long as the longest."""
+    array = np.empty(() if isinstance(value, str) else len(value), object)
+    array[...] = value
     return array
 
 
@@ -145,9 +159,10 @@ def _runs(episode_index: NDArray[Any] | None, length: int) -> list[tuple[int, in
     cuts = np.flatnonzero(np.diff(episode_index)) + 1
     edges = [0, *cuts.tolist(), length]
     runs = list(itertools.pairwise(edges))
-    numbers = [int(episode_index[start]) for start, stop in runs if start < stop]
-    if again := sorted({number for number in numbers if numbers.count(number) > 1}):
-        raise InvalidEpisodeError(f"the frames of the episodes {again[:5]} do not stand together; sort by episode")
+    numbers, counts = np.unique(episode_index[edges[:-1]] if length else episode_index, return_counts=True)
+    if len(again := numbers[counts > 1]):
+        shown = again[:5].tolist()
+        raise InvalidEpisodeError(f"the frames of the episodes {shown} do not stand together; sort by episode")
     return runs
 
 
@@ -157,9 +172,9 @@ def _episode(arrays: Mapping[str, NDArray[Any]], length: int) -> Episode:
         columns={
             key: array
             for key, array in arrays.items()
-            if array.dtype.kind != "U" and not key.startswith(IMAGE_KEY_PREFIX)
+            if array.dtype.kind != "O" and not key.startswith(IMAGE_KEY_PREFIX)
         },
-        strings={key: array.tolist() for key, array in arrays.items() if array.dtype.kind == "U"},
+        strings={key: array.tolist() for key, array in arrays.items() if array.dtype.kind == "O"},
         cameras={key: ArrayFrames(array) for key, array in arrays.items() if key.startswith(IMAGE_KEY_PREFIX)},
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from roboreel.format.files import _effect, _open_regular
+from roboreel.format.files import _effect, _open_regular, open_to_read
 
 _FICLONE = 0x40049409  # of linux/fs.h
 _RENAME_SWAP = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
@@ -50,7 +50,7 @@ def clone(source: Path, path: Path, length: int) -> bool:
                 _call(_function("clonefile"), os.fsencode(source), os.fsencode(path), 0)
                 os.truncate(path, length)
                 return True
-            with open(source, "rb") as old, open(path, "xb") as new:
+            with os.fdopen(open_to_read(source), "rb") as old, open(path, "xb") as new:
                 fcntl.ioctl(new, _FICLONE, old.fileno())
                 os.ftruncate(new.fileno(), length)
                 return True
@@ -65,7 +65,7 @@ def clone(source: Path, path: Path, length: int) -> bool:
 def copy(source: Path, path: Path, size: int, length: int) -> None:
     """Make a file of `length` bytes: the first `size` of `source`, the rest a hole that takes no room."""
     buffer = memoryview(bytearray(min(_BLOCK, max(size, 1))))
-    with _effect("write", path), open(source, "rb", 0) as old, open(path, "xb", 0) as new:
+    with _effect("write", path), os.fdopen(open_to_read(source), "rb", 0) as old, open(path, "xb", 0) as new:
         left = size
         while left:
             got = old.readinto(buffer[:left])

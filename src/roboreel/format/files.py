@@ -118,6 +118,16 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
+def pieces(fd: int, start: int, stop: int, size: int) -> Iterator[bytes]:
+    """Yield bytes [start, stop) of a file, `size` at a time, as far as it goes; one read gives 2 GiB at most."""
+    while start < stop:
+        piece = os.pread(fd, min(size, stop - start), start)
+        if not piece:
+            return
+        yield piece
+        start += len(piece)
+
+
 @contextlib.contextmanager
 def looking_at(path: Path) -> Iterator[None]:
     """Have what the system refuses be a `StorageError`, as another user's directory; what is missing stays as it is."""

@@ -67,7 +67,7 @@ class Redo:
 
     def _check_slots(self, state: State) -> None:
         """Refuse slots that hold no frame of a committed episode, or that the record does not tell of."""
-        if np.any(np.diff(self.slots) <= 0):
+        if np.any(self.slots[1:] <= self.slots[:-1]):  # not their differences, which can overflow
             raise StorageDirCorruptError("redo.bin: its slots are not ascending")
         if self.slots[0] < state.busy_start or self.slots[-1] >= min(state.busy_stop, state.frames):
             raise StorageDirCorruptError(

@@ -20,5 +20,7 @@ def parse_bytes(text: str) -> int | None:
     if found is None:
         return None
     number, unit, binary = found.groups()
+    if len(number) > 100:  # Python refuses to read numbers of thousands of digits
+        return None
     amount = int(Fraction(number) * (1024 if binary else 1000) ** _UNITS[unit.lower()])
     return amount if 0 < amount <= _MAX_BYTES and not (binary and not unit) else None

@@ -31,6 +31,8 @@ class EpisodeTable:
         self._live_start: Ints = np.zeros(0, np.int64)
         self._count = 0
         self._live: Ints | None = None
+        self._oldest = 0
+        """Of no row before it anything survives: cost follows what is stored, not what ever was."""
         self._integer_windows: bool | None = None
         self._last_stop = 0
         self._wrapped = False
@@ -72,8 +74,10 @@ class EpisodeTable:
     def live(self) -> Ints:
         """Row numbers of the episodes of which at least one frame is readable, oldest first."""
         if self._live is None:
-            lost = (self.rows["flags"] & FLAG_LOST) != 0
-            self._live = np.flatnonzero((self.live_starts < self.stops) & ~lost)
+            rows = np.arange(self._oldest, self._count)
+            lost = (self._rows["flags"][self._oldest : self._count] & FLAG_LOST) != 0
+            self._live = rows[(self._live_start[rows] < self.stops_of(rows)) & ~lost]
+            self._oldest = int(self._live[0]) if len(self._live) else self._count
         return self._live
 
     @property
@@ -98,18 +102,20 @@ class EpisodeTable:
 
     def touching(self, start: int, stop: int) -> Ints:
         """The live rows that have a frame in slots [start, stop)."""
-        touching: Ints = self.live[(self.live_starts[self.live] < stop) & (self.stops[self.live] > start)]
+        live = self.live
+        touching: Ints = live[(self._live_start[live] < stop) & (self.stops_of(live) > start)]
         return touching
 
     def outside(self, start: int, stop: int) -> Ints:
         """The live rows that keep a frame when slots [start, stop) are taken."""
-        outside: Ints = self.live[(self.live_starts[self.live] < start) | (self.stops[self.live] > stop)]
+        live = self.live
+        outside: Ints = live[(self._live_start[live] < start) | (self.stops_of(live) > stop)]
         return outside
 
     def lose(self, start: int, stop: int) -> None:
         """Take slots from whatever episodes hold them."""
         hit = self.touching(start, stop)
-        self._live_start[hit] = np.minimum(stop, self.stops[hit])
+        self._live_start[hit] = np.minimum(stop, self.stops_of(hit))
         self._live = self._integer_windows = None
 
     def append(self, new: NDArray[np.void]) -> None:
@@ -146,9 +152,12 @@ class EpisodeTable:
 
     def _trim_under(self, row: int) -> None:
         """Take the slots of one new row from the older ones."""
-        start, stop = self.starts[row], self.stops[row]
-        hit = np.flatnonzero((self.live_starts[:row] < np.minimum(stop, self.stops[:row])) & (self.stops[:row] > start))
-        self._live_start[hit] = np.minimum(stop, self.stops[hit])
+        start = self._rows["start"][row]
+        stop = start + self._rows["length"][row]
+        older = np.arange(self._oldest, row)
+        stops = self.stops_of(older)
+        hit = (self._live_start[older] < np.minimum(stop, stops)) & (stops > start)
+        self._live_start[older[hit]] = np.minimum(stop, stops[hit])
 
     def _trim_all(self) -> None:
         """Find what survives, newest row first: later rows cover what earlier ones wrote.
@@ -169,6 +178,7 @@ class EpisodeTable:
             covered = _merged(covered, start, stop)
             row -= 1
         self._live_start[: row + 1] = stops[: row + 1]
+        self._oldest = row + 1
 
 
 def lost_row(dtype: np.dtype[Any], start: int, stop: int) -> NDArray[np.void]:

@@ -42,6 +42,7 @@ from roboreel.store.row_check import check_rows
 
 _PAUSE_S = 0.0005
 _RECORD_TRIES = 200
+_PIECE_BYTES = 16 << 20
 
 
 class Following:
@@ -53,6 +54,8 @@ class Following:
         self.decoding = Decoding()
         self.state = State()
         self.strings: list[str] = []
+        self._string_bytes = 0
+        """Where the next of them will stand."""
         self.table = EpisodeTable(episode_dtype(len(manifest.video_keys)))
         self._raw: bytes | None = None
         self.lock = threading.RLock()
@@ -85,12 +88,17 @@ class Following:
                 raw, state = self._current_state()
                 try:
                     self._follow(state)
-                except BaseException:  # half of it may be in, also after Ctrl-C: the next look takes in all of it
-                    self._raw, self.strings = None, []
-                    self.table = EpisodeTable(self.table.rows.dtype)
+                except BaseException:  # half of it may be in, also after Ctrl-C
+                    self._forget()
                     raise
                 self._raw = raw
             return raw
+
+    def _forget(self) -> None:
+        """Have the next look take in all of it."""
+        self._raw, self.strings, self._string_bytes = None, [], 0
+        self.table = EpisodeTable(self.table.rows.dtype)
+        self._capacity = 0
 
     def _current_state(self) -> tuple[bytes, State]:
         """Return what counts, and the live record that it was decided by: while that stays, so does the decision."""
@@ -130,19 +138,43 @@ class Following:
         if state.rows > known:
             self.table.append(self._new_rows(state, known))
         if state.strings > len(self.strings):
-            present = os.fstat(self._fds[paths.STRINGS]).st_size  # asked for more, it would take the memory
-            raw = os.pread(self._fds[paths.STRINGS], min(state.string_bytes, present), 0)
-            self.strings = parse_strings(raw, state.strings)
-            if present < state.string_bytes:
-                raise StorageDirCorruptError(
-                    f"{self.root / paths.STRINGS} has {present} bytes, {state.string_bytes} are committed; "
-                    "restore it from a copy"
-                )
+            self._follow_strings(state)
         self.state = state
         self._pending = None
         for start, stop in self.at_risk:  # only a record that was read after a power cut has any
             self.table.lose(start, stop)
             self._lossy = True
+
+    def _follow_strings(self, state: State) -> None:
+        self._reopen_strings()
+        fd = self._fds[paths.STRINGS]
+        present = os.fstat(fd).st_size  # asked for more, it would take the memory
+        stop = min(state.string_bytes, present)
+        pieces = []
+        for piece in files.pieces(fd, self._string_bytes, stop, _PIECE_BYTES):
+            if b"\0" in piece:  # of a hole, which can be larger than the memory
+                raise StorageDirCorruptError(
+                    f"{self.root / paths.STRINGS} has zeros where strings are committed; restore it from a copy"
+                )
+            pieces.append(piece)
+        new = parse_strings(b"".join(pieces), state.strings - len(self.strings))
+        if present < state.string_bytes:
+            raise StorageDirCorruptError(
+                f"{self.root / paths.STRINGS} has {present} bytes, {state.string_bytes} are committed; "
+                "restore it from a copy"
+            )
+        self.strings = [*self.strings, *new]
+        self._string_bytes = stop
+
+    def _reopen_strings(self) -> None:
+        """Take the file that a repair has put in the place of ours."""
+        fd = files.open_to_read(self.root / paths.STRINGS)
+        if os.path.samestat(os.fstat(fd), os.fstat(self._fds[paths.STRINGS])):
+            os.close(fd)
+            return
+        os.close(self._fds[paths.STRINGS])
+        self._fds[paths.STRINGS] = fd
+        self.strings, self._string_bytes = [], 0
 
     def _new_rows(self, state: State, known: int) -> NDArray[np.void]:
         """Return the rows that came in since there were `known`, checked."""
@@ -152,12 +184,18 @@ class Following:
             raise StorageDirCorruptError(
                 f"{self.root / paths.EPISODES} holds {present} rows, {state.rows} are committed; restore it from a copy"
             )
-        raw = os.pread(self._fds[paths.EPISODES], (state.rows - known) * dtype.itemsize, known * dtype.itemsize)
-        new = parse_rows(raw, dtype, known)
+        size = dtype.itemsize
+        pieces = files.pieces(
+            self._fds[paths.EPISODES], known * size, state.rows * size, max(1, _PIECE_BYTES // size) * size
+        )
+        new, row = [self.table.rows[:0]], known
+        for piece in pieces:  # looked at before the next is read: there may be more of nothing than fits the memory
+            new.append(parse_rows(piece, dtype, row))
+            row += len(new[-1])
         before = self.table.last_episode
-        rows = np.concatenate([self.table.rows[before:], new])
+        rows = np.concatenate([self.table.rows[before:], *new])
         check_rows(rows, state, ring=self.manifest.ring, first=before, known=known - before)
-        return new
+        return rows[known - before :]
 
     def _map(self, capacity: int) -> None:
         if not self.columns:
@@ -230,8 +268,11 @@ _OPEN: weakref.WeakSet[Following] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    """A thread that held a lock when the process was forked is not there to release it."""
+    """A thread that held a lock when the process was forked is not there to release it, nor to end what it was at."""
     for following in list(_OPEN):
+        if not following.lock.acquire(blocking=False):
+            following._forget()
+            following.held.clear()
         following.lock = threading.RLock()
 
 

@@ -369,15 +369,41 @@ class Store(Following):
             lost &= (rows <= len(self.table)) & ~((slots >= state.busy_start) & (slots < state.busy_stop))
         if not np.any(lost):
             return slots
-        alive = np.flatnonzero(~self._is_lost(np.arange(self.state.frames)))
-        if not len(alive):
-            if in_the_making and self.state.busy_start < self.state.busy_stop:
-                raise UnsettledError
-            raise StorageDirCorruptError(f"{self.root}: no frame survives")
-        after = np.minimum(np.searchsorted(alive, slots), len(alive) - 1)
-        before = np.maximum(after - 1, 0)
-        nearer = np.where(slots - alive[before] <= alive[after] - slots, alive[before], alive[after])
-        return np.where(lost, nearer, slots)
+        nearest = slots.copy()
+        left = np.unique(slots[lost])
+        while len(left):
+            before, after = self._survivors_around(int(left[0]))
+            if before < 0 and after >= self.state.frames:
+                if in_the_making and self.state.busy_start < self.state.busy_stop:
+                    raise UnsettledError
+                raise StorageDirCorruptError(f"{self.root}: no frame survives")
+            if before < 0 or after >= self.state.frames:
+                nearer = np.full(len(slots), after if before < 0 else before)
+            else:
+                nearer = np.where(slots - before <= after - slots, before, after)
+            here = lost & (slots > before) & (slots < after)
+            nearest[here] = nearer[here]
+            left = left[left > after]
+        return nearest
+
+    def _survivors_around(self, slot: int) -> tuple[int, int]:
+        """The nearest slots before and after that are not lost; -1, or the number of frames, where none is."""
+        frames = self.state.frames
+        before, after, reach = slot, slot, 64
+        while before >= 0:
+            some = np.arange(max(0, before - reach), before)
+            if len(alive := some[~self._is_lost(some)]):
+                before = int(alive[-1])
+                break
+            before, reach = int(some[0]) if len(some) else -1, 8 * reach
+        reach = 64
+        while after < frames:
+            some = np.arange(after + 1, min(frames, after + 1 + reach))
+            if len(alive := some[~self._is_lost(some)]):
+                after = int(alive[0])
+                break
+            after, reach = int(some[-1]) if len(some) else frames, 8 * reach
+        return before, after
 
 
 def _identity(root: Path) -> tuple[int, int]:

@@ -272,3 +272,7 @@ def read_or_nothing(path: Path, size: int = -1) -> bytes:
             return file.read(present if size < 0 else min(size, present))  # asked for more, it would take the memory
     except FileNotFoundError:
         return b""
+    except MemoryError:  # a hole takes no room on the disk, and all of its size here
+        raise StorageDirCorruptError(
+            f"{path} has {present:,} bytes, more than there is memory to look at it; restore it from a copy"
+        ) from None

@@ -49,7 +49,9 @@ def verify(root: Path) -> Report:
             if isinstance(error, DatasetBusyError):
                 raise
             return Report([*problems, _one_line(root, error)], [])
-        return Report(problems, _notes(store), store.state.frames)
+        table = store.table
+        frames = int((table.stops_of(table.live) - table.live_starts[table.live]).sum())
+        return Report(problems, _notes(store), frames)
     finally:
         store.close()
 

@@ -7,6 +7,7 @@ owners and columns; commit one record; only then remove what nothing refers to a
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +168,9 @@ class Writer:
     def _commit(self, episode: Episode, place: Place, row: NDArray[np.void]) -> None:
         state = self.store.state
         self._episodes.write_at(state.rows * row.dtype.itemsize, seal_row(row))
-        state = self._strings.append(list(self._codes)[state.strings :], state)
+        state = self._strings.append(
+            list(itertools.islice(reversed(self._codes), len(self._codes) - state.strings))[::-1], state
+        )
         self._put_live(
             replace(
                 state.with_busy(0, 0),
