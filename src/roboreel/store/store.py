@@ -38,6 +38,7 @@ from roboreel.format.redo import Redo
 from roboreel.store.attempt import Attempt, Touched, UnsettledError
 from roboreel.store.following import Following
 from roboreel.store.room import check_room
+from roboreel.store.survivors import survivors_around
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -372,7 +373,7 @@ class Store(Following):
         nearest = slots.copy()
         left = np.unique(slots[lost])
         while len(left):
-            before, after = self._survivors_around(int(left[0]))
+            before, after = survivors_around(int(left[0]), self.state.frames, self._is_lost)
             if before < 0 and after >= self.state.frames:
                 if in_the_making and self.state.busy_start < self.state.busy_stop:
                     raise UnsettledError
@@ -385,25 +386,6 @@ class Store(Following):
             nearest[here] = nearer[here]
             left = left[left > after]
         return nearest
-
-    def _survivors_around(self, slot: int) -> tuple[int, int]:
-        """The nearest slots before and after that are not lost; -1, or the number of frames, where none is."""
-        frames = self.state.frames
-        before, after, reach = slot, slot, 64
-        while before >= 0:
-            some = np.arange(max(0, before - reach), before)
-            if len(alive := some[~self._is_lost(some)]):
-                before = int(alive[-1])
-                break
-            before, reach = int(some[0]) if len(some) else -1, 8 * reach
-        reach = 64
-        while after < frames:
-            some = np.arange(after + 1, min(frames, after + 1 + reach))
-            if len(alive := some[~self._is_lost(some)]):
-                after = int(alive[0])
-                break
-            after, reach = int(some[-1]) if len(some) else frames, 8 * reach
-        return before, after
 
 
 def _identity(root: Path) -> tuple[int, int]:
