@@ -13,7 +13,7 @@ import pytest
 from roboreel import LeRobotDatasetV2
 from roboreel.cli.main import main
 from roboreel.format import paths
-from roboreel.format.records import DURABLE_OFFSETS, State
+from roboreel.format.records import DURABLE_OFFSETS, State, sealed
 from roboreel.store import Store, repair, verify
 from roboreel.store.slots import frame_checksums
 from tests.damage import MODES, dataset, depended, episodes, flip, media
@@ -183,3 +183,12 @@ def test_the_command(whole: dict[str, Path], tmp_path: Path, capsys: pytest.Capt
         main(["verify", str(tmp_path / "nothing")])
     assert code.value.code == 1
     assert "does not exist" in capsys.readouterr().out
+
+
+def test_a_frame_table_that_tells_of_another_size_is_told_of(tmp_path: Path) -> None:
+    root = dataset(tmp_path / "dataset", "video")
+    path = next(path for path in media(root) if path.suffix == ".frames")
+    raw = bytearray(path.read_bytes())
+    raw[24:28] = (int.from_bytes(raw[24:28], "little") * 2).to_bytes(4, "little")  # its width
+    path.write_bytes(sealed(bytes(raw[:-8])))
+    assert any("pixels, which is not what the key has" in str(problem) for problem in verify(root).problems)

@@ -235,6 +235,8 @@ class FrameCheck:
             return table_path, "is missing"
         except (OSError, RoboreelError) as error:
             return table_path, f"cannot be read: {error}"
+        if (table.height, table.width) != self._store.manifest.keys[key].shape[:2]:
+            return table_path, f"tells of {table.width}x{table.height} pixels, which is not what the key has"
         rows, live = self._store.table.rows, self._store.table.live
         mine = live[rows["clips"]["file"][live, clip] == file]
         firsts = rows["clips"]["first"][mine, clip]
