@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +265,19 @@ def test_an_import_says_when_it_has_paid(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().out
     assert "imported in" in said
     assert "pay for themselves" in said or "paid for themselves" in said
+
+
+def test_options_that_are_not_typed_stay_as_they_are_stored(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    stored = VideoOptions(codec="h264", gop=10, preset="ultrafast", pix_fmt="yuv444p")
+    with LeRobotDatasetV2(root, fps=10, image_mode="video", video_options=stored) as dataset:
+        dataset.add_episodes({CAMERA: np.zeros((4, 16, 16, 3), np.uint8)})
+
+    def coded() -> VideoOptions | None:
+        with contextlib.closing(Store.open(root)) as store:
+            return store.manifest.keys[CAMERA].video_options
+
+    main(["convert", str(root), "--image-mode", "video", "--crf", "20", "--quiet"])
+    assert coded() == replace(stored, crf=20)
+    main(["convert", str(root), "--image-mode", "video", "--codec", "hevc", "--gop", "4", "--quiet"])
+    assert coded() == VideoOptions(codec="hevc", gop=4)

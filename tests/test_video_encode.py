@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from roboreel import LeRobotDatasetV2
 from roboreel.columns.decode import decode_range
 from roboreel.columns.encode import encode_video
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import InvalidArgumentError, StorageError
 from roboreel.schema import VideoOptions
+from tests.recordings import CAMERA
 from tests.video_files import painted_frames, read_numbers
 
 
@@ -103,19 +106,58 @@ def test_frames_too_small_for_av1_are_refused_with_what_would_do(tmp_path: Path,
     ("options", "says"),
     [
         ({"codec": "vp9"}, "video codec 'vp9' is none of"),
+        ({"codec": ["h264"]}, r"video codec \['h264'\] is none of"),
         ({"pix_fmt": "yuv444p"}, r"'yuv444p' cannot be written as av1; these can: \('yuv420p',\)"),
-        ({"gop": 0}, "gop=0 must be a whole number from 1 to 65536"),
-        ({"gop": 2.0}, "gop=2.0 must be a whole number"),
-        ({"crf": True}, "crf=True one from 0 to 63"),
+        ({"gop": 0}, "gop=0 is no whole number from 1 to 65536"),
+        ({"gop": 2.0}, "gop=2.0 is no whole number"),
+        ({"crf": True}, "crf=True is no whole number from 0 to 63"),
         ({"preset": "veryfast"}, "preset 'veryfast' is none that av1 has: '0', '1', "),
         ({"preset": 8}, "preset 8 is none that av1 has"),
         ({"codec": "hevc", "preset": "8"}, "preset '8' is none that hevc has: 'ultrafast', "),
-        ({"codec": "h264", "crf": 60}, "crf=60 one from 0 to 51"),
+        ({"codec": "h264", "crf": 60}, "^crf=60 is no whole number from 0 to 51, which h264 would take"),
     ],
 )
 def test_refused_options(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidArgumentError, match=says):
         VideoOptions(**options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options = VideoOptions(gop=np.int64(4), crf=np.uint8(20))  # type: ignore[arg-type]
+    assert options == VideoOptions(gop=4, crf=20)
+    assert json.dumps(options.to_dict()) == json.dumps(VideoOptions(gop=4, crf=20).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "side", "fps", "says"),
+    [
+        ({"codec": "hevc"}, 14, 10, "hevc needs sides of 16 pixels or more, and the frames are 14x14"),
+        ({"codec": "hevc", "pix_fmt": "yuv444p"}, 15, 10, "hevc needs sides of 16 pixels or more"),
+        ({"codec": "hevc"}, 16, 10, None),
+        ({}, 3, 10, "av1 needs sides of 4 pixels or more"),
+        ({}, 64, 240.5, "av1 takes at most 240 frames a second, and the dataset has fps=240.5"),
+        ({}, 64, 240, None),
+        ({"codec": "h264"}, 6, 1000, None),
+        ({"codec": "h264", "pix_fmt": "yuv444p"}, 7, 0.0004, None),
+        ({}, 64, 0.0004, None),
+    ],
+)
+def test_sizes_and_rates_that_an_encoder_takes(
+    tmp_path: Path, options: dict[str, Any], side: int, fps: float, says: str | None
+) -> None:
+    frames = np.zeros((3, side, side, 3), np.uint8)
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=fps, image_mode="video", video_options=VideoOptions(**options))
+    if says is None:
+        dataset.add_episodes({CAMERA: frames})
+        assert len(dataset.get_episode(0)[CAMERA]) == 3
+        return
+    with pytest.raises(InvalidArgumentError, match=says):
+        dataset.add_episodes({CAMERA: frames})
+    assert not (tmp_path / "dataset").exists()
+    dataset = LeRobotDatasetV2(tmp_path / "png", fps=fps, image_mode="png")
+    dataset.add_episodes({CAMERA: frames})
+    with pytest.raises(InvalidArgumentError, match=says):
+        dataset.convert("video", video_options=VideoOptions(**options))
 
 
 @pytest.mark.parametrize("codec", ["av1", "h264", "hevc"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -73,7 +74,9 @@ _WORDS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slo
 _PRESETS = {"av1": tuple(map(str, range(14))), "h264": _WORDS, "hevc": _WORDS}
 _HIGHEST_CRF = {"av1": 63, "h264": 51, "hevc": 51}
 _MAX_GOP = 1 << 16
-_LEAST_AV1_SIDE = 4
+_LEAST_SIDE = {"av1": 4, "h264": 1, "hevc": 16}
+"""In pixels, as are found by trying the encoders."""
+_MOST_AV1_FPS = 240
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class VideoOptions:
     """`yuv420p`, or but for AV1 also `yuv444p`: full colour resolution, and any picture size."""
 
     def __post_init__(self) -> None:
-        if self.codec not in _PIX_FMTS:
+        if self.codec not in list(_PIX_FMTS):  # a list: what was given may have no hash
             raise InvalidArgumentError(
                 f"video codec {self.codec!r} is none of those that can be written: {list(_PIX_FMTS)}"
             )
@@ -108,24 +111,31 @@ class VideoOptions:
             raise InvalidArgumentError(
                 f"pixel format {self.pix_fmt!r} cannot be written as {self.codec}; these can: {_PIX_FMTS[self.codec]}"
             )
-        highest = _HIGHEST_CRF[self.codec]
-        whole = type(self.gop) is int and type(self.crf) is int
-        if not (whole and 1 <= self.gop <= _MAX_GOP and 0 <= self.crf <= highest):
-            raise InvalidArgumentError(
-                f"gop={self.gop!r} must be a whole number from 1 to {_MAX_GOP}, and crf={self.crf!r} one from 0 to "
-                f"{highest}"
-            )
+        for name, least, most in (("gop", 1, _MAX_GOP), ("crf", 0, _HIGHEST_CRF[self.codec])):
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not (whole and least <= int(value) <= most):
+                raise InvalidArgumentError(
+                    f"{name}={value!r} is no whole number from {least} to {most}, which {self.codec} would take"
+                )
+            object.__setattr__(self, name, int(value))  # of numpy's, which JSON does not know
         if self.preset is not None and self.preset not in _PRESETS[self.codec]:
             raise InvalidArgumentError(
                 f"preset {self.preset!r} is none that {self.codec} has: {', '.join(map(repr, _PRESETS[self.codec]))}"
             )
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise `InvalidArgumentError` where frames of this size cannot be coded so."""
-        if self.codec == "av1" and min(height, width) < _LEAST_AV1_SIDE:
+    def check_frames(self, height: int, width: int, fps: float) -> None:
+        """Raise `InvalidArgumentError` where frames of this size, or so many a second, cannot be coded so."""
+        least = _LEAST_SIDE[self.codec]
+        if min(height, width) < least:
             raise InvalidArgumentError(
-                f"av1 needs sides of {_LEAST_AV1_SIDE} pixels or more, and the frames are {width}x{height}: take "
+                f"{self.codec} needs sides of {least} pixels or more, and the frames are {width}x{height}: take "
                 "codec='h264' with pix_fmt='yuv444p', or image_mode='png'"
+            )
+        if self.codec == "av1" and fps > _MOST_AV1_FPS:
+            raise InvalidArgumentError(
+                f"av1 takes at most {_MOST_AV1_FPS} frames a second, and the dataset has fps={fps:g}: take "
+                "codec='h264', or image_mode='png'"
             )
         # SVT-AV1 codes odd sides as they are, x264 and x265 do not
         if self.codec != "av1" and self.pix_fmt == "yuv420p" and (height % 2 or width % 2):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,8 @@ import tyro
 from roboreel.cli.modes import parse_modes
 from roboreel.cli.sizes import shown_size
 from roboreel.dataset import LeRobotDatasetV2
-from roboreel.schema import VideoOptions
-from roboreel.store import ConversionForecast, ConversionReport, put_back
+from roboreel.schema import LeRobotDatasetV2ImageMode, VideoOptions
+from roboreel.store import AskedOptions, ConversionForecast, ConversionReport, Store, put_back
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,9 @@ def run(arguments: Sequence[str]) -> None:
     config = tyro.cli(ConvertConfig, prog="roboreel convert", args=arguments)
     if not config.forecast:
         put_back(config.dir)
-    given = {name: getattr(config, name) for name in ("codec", "crf", "gop", "preset", "pix_fmt")}
-    given = {name: value for name, value in given.items() if value is not None}
-    options = VideoOptions(**given) if given else None
     mode = parse_modes([*itertools.chain.from_iterable(config.image_mode)])
+    given = {name: getattr(config, name) for name in ("codec", "crf", "gop", "preset", "pix_fmt")}
+    options = _options({name: value for name, value in given.items() if value is not None}, mode, config.dir)
     with LeRobotDatasetV2(config.dir, readonly=config.forecast) as dataset:
         quiet = config.quiet or config.json
         found = None
@@ -115,3 +115,22 @@ def describe_report(report: ConversionReport) -> str:
 
 def _values(report: ConversionReport) -> dict[str, Any]:
     return {**asdict(report), "break_even_epochs": report.break_even_epochs}
+
+
+def _options(given: dict[str, Any], mode: str | dict[str, str] | None, root: Path) -> AskedOptions:
+    """Return what the cameras are to be coded with: where nothing was typed, as they are, if the codec stays."""
+    if not given:
+        return None
+    with contextlib.closing(Store.open(root)) as store:
+        cameras = {spec.name: spec.video_options for spec in store.manifest.keys.values() if spec.is_camera}
+    modes = mode if isinstance(mode, dict) else dict.fromkeys(cameras, mode or "")
+    videos = [name for name in cameras if modes.get(name, "").lower() == LeRobotDatasetV2ImageMode.VIDEO.value]
+    if not videos:
+        return VideoOptions(**given)  # which is then refused
+    return {name: _changed(cameras[name], given) for name in videos}
+
+
+def _changed(stored: VideoOptions | None, given: dict[str, Any]) -> VideoOptions:
+    if stored is None or given.get("codec", stored.codec) != stored.codec:
+        return VideoOptions(**given)
+    return replace(stored, **given)

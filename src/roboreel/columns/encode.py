@@ -41,7 +41,7 @@ def encode_video(
     if options.codec == "av1":
         # SVT-AV1 reports its settings on stderr, and reads this once, when it first starts
         os.environ.setdefault("SVT_LOG", "1")
-    rate = Fraction(fps).limit_denominator(1001)
+    rate = Fraction(fps).limit_denominator(1001) or 1 / Fraction(1 / fps).limit_denominator(1)
     try:
         count = _write(av, path, blocks, rate, options)
     except av.FFmpegError as error:
@@ -82,7 +82,7 @@ def _write(av: Any, path: Path, blocks: Iterable[NDArray[np.uint8]], rate: Fract
                 )
             if stream is None:
                 shape = block.shape[1:]
-                options.check_size(*shape[:2])
+                options.check_frames(shape[0], shape[1], float(rate))
                 stream = container.add_stream(_ENCODERS[options.codec], rate=rate, options=settings)
                 stream.height, stream.width, stream.pix_fmt = *shape[:2], options.pix_fmt
             for pixels in block:

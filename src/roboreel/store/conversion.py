@@ -305,7 +305,7 @@ def _wanted(store: Store, asked: CameraStorage) -> dict[str, KeySpec]:
         if mode is None or (mode is old.image_mode and (options is None or _is_coded_so(store, key, options))):
             continue
         specs[key] = old.stored_as(mode, options)
-        _check_storable(specs[key])
+        _check_storable(specs[key], store.manifest.fps)
     if asked.options is not None and not videos:
         raise InvalidArgumentError("video_options were given, and no camera is to be video; leave them out")
     return specs
@@ -321,7 +321,7 @@ def _is_coded_so(store: Store, key: str, options: VideoOptions) -> bool:
     return all((file.codec, file.pix_fmt) == (options.codec, options.pix_fmt) for file in tables)
 
 
-def _check_storable(spec: KeySpec) -> None:
+def _check_storable(spec: KeySpec, fps: float) -> None:
     mode, dtype, channels = spec.image_mode, spec.dtype, spec.shape[-1]
     if mode is LeRobotDatasetV2ImageMode.VIDEO:
         if dtype != np.uint8 or channels != 3:
@@ -330,7 +330,7 @@ def _check_storable(spec: KeySpec) -> None:
                 "'memmap' would do"
             )
         assert spec.video_options is not None
-        spec.video_options.check_size(*spec.shape[:2])
+        spec.video_options.check_frames(spec.shape[0], spec.shape[1], fps)
     if mode is LeRobotDatasetV2ImageMode.PNG and dtype.kind != "u":
         raise InvalidArgumentError(f"{spec.name!r} has {dtype} frames, which no PNG holds: 'memmap' would do")
 
