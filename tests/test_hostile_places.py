@@ -164,7 +164,10 @@ def test_a_pipe_is_not_copied_by_who_only_reads(whole: dict[str, Path], tmp_path
 def test_a_hole_larger_than_the_memory_is_told_of(whole: dict[str, Path], tmp_path: Path, name: str) -> None:
     root = shutil.copytree(whole["png"], tmp_path / "dataset")
     size = 1 << 43
-    os.truncate(root / name, size)
+    try:
+        os.truncate(root / name, size)
+    except OSError as error:
+        pytest.skip(f"no file of 8 TiB can be made here: {error}")
     with contextlib.closing(StateFile(root)) as record, contextlib.closing(Store.open(whole["png"])) as store:
         rows = size // store.table.rows.dtype.itemsize
         is_rows = name == "episodes.bin"
