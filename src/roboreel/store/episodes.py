@@ -73,12 +73,14 @@ class EpisodeTable:
     @property
     def live(self) -> Ints:
         """Row numbers of the episodes of which at least one frame is readable, oldest first."""
-        if self._live is None:
-            rows = np.arange(self._oldest, self._count)
-            lost = (self._rows["flags"][self._oldest : self._count] & FLAG_LOST) != 0
-            self._live = rows[(self._live_start[rows] < self.stops_of(rows)) & ~lost]
-            self._oldest = int(self._live[0]) if len(self._live) else self._count
-        return self._live
+        live = self._live
+        if live is None:  # once each: another thread may be here, too
+            oldest, count = self._oldest, self._count
+            rows = np.arange(oldest, count)
+            lost = (self._rows["flags"][oldest:count] & FLAG_LOST) != 0
+            live = self._live = rows[(self._live_start[rows] < self.stops_of(rows)) & ~lost]
+            self._oldest = int(live[0]) if len(live) else count
+        return live
 
     @property
     def integer_windows(self) -> bool:
