@@ -194,6 +194,23 @@ class KilledAt(Dataset[Any]):
         return self._dataset.__getitems__(indices)
 
 
+def test_a_process_forked_while_a_thread_takes_memory_reads_on(root: Path) -> None:
+    dataset = opened(root)
+    check(dataset.get_batch(range(16)))
+    with dataset._buffers._lock:  # as another thread may at that moment
+        child = multiprocessing.get_context("fork").Process(target=read_one, args=(dataset,))
+        child.start()
+    child.join(60)
+    if child.is_alive():
+        child.kill()
+    assert child.exitcode == 0
+
+
+def read_one(dataset: LeRobotDatasetV2) -> None:
+    torch.set_num_threads(1)
+    check(dataset.get_batch(range(16)))
+
+
 def test_a_worker_that_is_killed_leaves_the_next_loader_whole(root: Path) -> None:
     running = iter(loader(KilledAt(opened(root)), 400, 1))
     held = next(running)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -58,6 +59,7 @@ class Buffers:
     """The memory that the batches of one dataset take turns with, in one process. Threads may share it."""
 
     def __init__(self) -> None:
+        _ALL.add(self)
         self._lock = threading.Lock()
         self._free: list[tuple[Memory, int]] = []
         """With the round in which it was given back."""
@@ -89,3 +91,18 @@ class Buffers:
     def _give_back(self, memory: Memory) -> None:
         # Without the lock, which the thread that the garbage collector came up in may hold; appending is atomic.
         self._free.append((memory, self._round))
+
+    def _begin_anew(self) -> None:
+        self._lock, self._free = threading.Lock(), []
+
+
+_ALL: weakref.WeakSet[Buffers] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A thread that held a lock when the process was forked is not there to release it."""
+    for buffers in list(_ALL):
+        buffers._begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -333,5 +333,11 @@ def _pin() -> None:
             attached.mapping[_PINNED] = 1
 
 
+def _renew_lock() -> None:
+    """In a forked child: a thread that held the lock is not there to release it."""
+    global _attaching  # noqa: PLW0603 - one a process
+    _attaching = threading.Lock()
+
+
 if _HAS_SLABS:
-    os.register_at_fork(before=_pin)
+    os.register_at_fork(before=_pin, after_in_child=_renew_lock)
