@@ -48,13 +48,27 @@ class Failing:
     def __init__(self, at: int | None = None, *, for_good: bool = False) -> None:
         self.at, self.for_good, self.seen = at, for_good, 0
         self._counting = threading.Lock()
+        self._ends: dict[tuple[int, str, str], list[int]] = {}
+        self._records = 0
 
-    def __call__(self, _kind: str, _path: Path) -> None:
+    def __call__(self, kind: str, path: Path) -> None:
         with self._counting:  # cameras are stored at once
             number = self.seen
             self.seen += 1
+            self._records += path.name == "state.bin"
+            alike = path.parent.name if path.parent.name in ("columns", "checksums") or path.suffix == ".png" else path.name
+            self._ends.setdefault((self._records, kind, alike), [number, number])[1] = number
         if self.at is not None and (number == self.at or (self.for_good and number > self.at)):
             raise OSError(errno.ENOSPC if number % 2 else errno.EIO, "made to fail")
+
+    @property
+    def moments(self) -> list[int]:
+        """The effects seen, but of several alike only the first and the last.
+
+        Alike are those of one kind on columns, on checksums or on the PNG files of an episode, with no record of the
+        dataset's state between them: one loop makes them all. `python -m scripts.faults` leaves none out.
+        """
+        return sorted({number for ends in self._ends.values() for number in ends})
 
 
 def contents(dataset: LeRobotDatasetV2) -> list[tuple[int, int]]:
@@ -111,15 +125,17 @@ def test_an_episode_is_there_whole_or_not_at_all_whichever_effect_fails(tmp_path
     assert counting.seen > 5
     added(tmp_path / "whole", first + length, 1, Failing())[0].close()
     images = len(files_of_images(tmp_path / "whole"))
-    for at in range(counting.seen):
+    every = name == "over the start of a ring" and mode == "memmap"
+    for at in range(counting.seen) if every else counting.moments:
         root = tmp_path / f"fails at {at}"
         shutil.copytree(source, root)
         dataset, error = added(root, first, length, Failing(at))
-        assert contents(dataset) in (before, after)
-        committed = contents(dataset) == after
+        found = contents(dataset)
+        assert found in (before, after)
+        committed = found == after
         if error is not None:
             assert committed == bool(getattr(error, "__notes__", []))  # the note says that only the flush failed
-        assert contents(LeRobotDatasetV2(root, readonly=True)) == contents(dataset)
+        assert contents(LeRobotDatasetV2(root, readonly=True)) == found
         if not committed:
             dataset.add_episodes(recording(length, first, camera=True, task="pull"))
             assert contents(dataset) == after
@@ -141,7 +157,7 @@ def test_where_not_even_undoing_works_only_what_was_being_overwritten_is_lost(tm
     before, whole = contents(LeRobotDatasetV2(source)), added(tmp_path / "whole", first, length, counting)[0]
     after = contents(whole)
     kept = {frame for frame in before if frame in after}
-    for at in range(counting.seen):
+    for at in counting.moments:
         for same_process in (True, False):
             root = tmp_path / f"fails from {at}"
             shutil.copytree(source, root)
@@ -173,7 +189,7 @@ def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, mode: str) -> None
 
     counting = Failing()
     after = contents(create(tmp_path / "whole", counting))
-    for at in range(counting.seen):
+    for at in counting.moments:
         root = tmp_path / "parent" / f"fails at {at}"
         try:
             create(root, Failing(at))

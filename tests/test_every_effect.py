@@ -89,8 +89,8 @@ def test_whatever_fails_it_is_the_old_or_the_new_and_can_be_done_again(
     done.close()
     assert after != before
     assert counting.seen > 5
-    failed = 0
-    for at in range(counting.seen):
+    failed, moments = 0, counting.moments
+    for at in moments:
         root = shutil.copytree(source, tmp_path / f"fails at {at}")
         try:
             with observed(Failing(at)):
@@ -106,7 +106,7 @@ def test_whatever_fails_it_is_the_old_or_the_new_and_can_be_done_again(
         assert seen(reader) == seen(LeRobotDatasetV2(root)) == after
         LeRobotDatasetV2.check_storage_dir_integrity(root)
         shutil.rmtree(root)
-    assert failed > counting.seen // 2  # what fails is told, but for what the next writer can sweep
+    assert failed > len(moments) // 2  # what fails is told, but for what the next writer can sweep
 
 
 @pytest.mark.parametrize("change", [grow, flush], ids=lambda change: change.__name__)
@@ -119,8 +119,8 @@ def test_where_everything_fails_from_some_effect_on_the_next_process_sees_the_ol
     counting = Failing()
     with observed(counting):
         after = seen(change(shutil.copytree(source, tmp_path / "whole")))
-    failed = 0
-    for at in range(counting.seen):
+    failed, moments = 0, counting.moments
+    for at in moments:
         root = shutil.copytree(source, tmp_path / f"fails from {at}")
         try:
             with observed(Failing(at, for_good=True)):
@@ -132,7 +132,7 @@ def test_where_everything_fails_from_some_effect_on_the_next_process_sees_the_ol
             writer.add_episodes(recording(1, len(writer)))
         LeRobotDatasetV2.check_storage_dir_integrity(root)
         shutil.rmtree(root)
-    assert failed >= counting.seen - 1  # all but the sweeping at the end
+    assert failed >= len(moments) - 1  # all but the sweeping at the end
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -156,7 +156,7 @@ def test_an_import_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert counting.seen > 50
     place = tmp_path / "place"
     place.mkdir()
-    for at in range(counting.seen):
+    for at in counting.moments:
         root = place / "dataset"
         try:
             take_in(root, Failing(at))
@@ -212,22 +212,23 @@ def test_what_a_dead_writer_left_can_be_taken_over_at_any_try(
         killed = shutil.copytree(source, tmp_path / "killed")
         killed_at(killed, change, died)
         before = seen(LeRobotDatasetV2(killed, readonly=True))
-        at, done = 0, False
-        while not done:
+        taking_over = Failing()
+        root = shutil.copytree(killed, tmp_path / "taken over")
+        with observed(taking_over):
+            edit_nothing(root)
+        shutil.rmtree(root)
+        for at in taking_over.moments:
             root = shutil.copytree(killed, tmp_path / "taken over")
-            failing = Failing(at)
             try:
-                with observed(failing):
+                with observed(Failing(at)):
                     edit_nothing(root)
             except roboreel.StorageError:
                 tried += 1
-            done = failing.seen <= at
             assert seen(LeRobotDatasetV2(root, readonly=True)) == before
             edit_nothing(root)
             assert seen(LeRobotDatasetV2(root)) == before
             assert verify(root).problems == []
             shutil.rmtree(root)
-            at += 1
         shutil.rmtree(killed)
     assert tried > counting.seen // 2
 
@@ -252,7 +253,7 @@ def test_a_repair_that_fails_can_be_done_again_and_never_costs_a_good_episode(tm
         assert repair(root).remaining == []
     repaired = damage.episodes(root)
     assert len(repaired) == len(whole) - 1
-    for at in range(counting.seen):
+    for at in counting.moments:
         root = shutil.copytree(damaged, tmp_path / f"fails at {at}")
         with observed(Failing(at)), contextlib.suppress(roboreel.StorageError):
             repair(root)
