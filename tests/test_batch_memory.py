@@ -88,8 +88,10 @@ def loader(dataset: Dataset[Any], batches: int, workers: int, start: str | None 
     )
 
 
-@pytest.mark.parametrize("image_dtype", ["uint8", "float32"])
-@pytest.mark.parametrize(("workers", "start"), [(0, None), (2, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(
+    ("image_dtype", "workers", "start"),
+    [(dtype, *how) for dtype in ("uint8", "float32") for how in ((0, None), (2, "fork"))] + [("uint8", 1, "spawn")],
+)
 def test_batches_that_are_kept_stay_as_they_are(root: Path, image_dtype: str, workers: int, start: str | None) -> None:
     kept = list(loader(opened(root, image_dtype), 40, workers, start))
     assert len(kept) == 40

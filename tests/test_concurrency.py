@@ -24,9 +24,9 @@ from tests.stepping import ALL, Stepping
     ("mode", "start", "windows", "kill_s"),
     [
         ("memmap", "fork", 12_000, 0.3),
-        ("memmap", "spawn", 1500, 0.3),
-        ("png", "fork", 1500, 1.5),
-        ("video", "fork", 600, 1.5),
+        ("memmap", "spawn", 1000, 0.2),
+        ("png", "fork", 1000, 1.0),
+        ("video", "fork", 400, 1.0),
     ],
 )
 def test_no_window_is_torn_while_writers_overwrite_grow_edit_and_die(
@@ -107,7 +107,11 @@ def published(reader: LeRobotDatasetV2) -> bool:
     return store.state.busy_start < store.state.busy_stop
 
 
-def test_after_a_writer_died_in_mid_overwrite_readers_go_on_at_once_with_what_survives(tmp_path: Path) -> None:
+def test_after_a_writer_died_in_mid_overwrite_readers_go_on_at_once_with_what_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
     made(tmp_path / "ring", [4, 4, 4], buffer_capacity=12, use_as_fifo_buffer=True).close()
     reader = LeRobotDatasetV2(tmp_path / "ring", readonly=True, delta_timestamps={"observation.state": [-0.1, 0.0]})
     assert reader[1]["observation.state"][:, 0].tolist() == [0, 1]
@@ -123,11 +127,10 @@ def test_after_a_writer_died_in_mid_overwrite_readers_go_on_at_once_with_what_su
             dataset.add_episodes(recording(2, 12), no_flush=True)
         os._exit(0)
     os.waitpid(child, 0)
-    began = time.monotonic()
     assert reader[0]["observation.state"][:, 0].tolist() == [2, 2]
     assert reader[0]["observation.state_is_pad"].tolist() == [True, False]
     assert reader[3]["observation.state"][:, 0].tolist() == [2, 3]
     assert numbers_of(reader.get_episode(0)) == [2, 3]
     assert reader.get_data_by_key("index").tolist() == [2, 2, *range(2, 12)]
-    assert time.monotonic() - began < 5  # and not the 10 s of a writer that lives
     assert len(reader) == 12
+    assert len(pauses) < 20  # and not as for a writer that lives

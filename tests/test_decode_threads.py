@@ -75,7 +75,7 @@ class TestParts:
 
 class TestThreads:
     def test_each_job_runs_once_and_side_by_side(self) -> None:
-        meet = threading.Barrier(3, timeout=30)
+        meet = threading.Barrier(3, timeout=60)
         ran: list[int] = []
 
         def job(k: int) -> Callable[[], None]:
@@ -149,7 +149,7 @@ def test_two_threads_read_one_file_at_once(tmp_path: Path) -> None:
     table, pool = FrameTable.from_video(path), DecoderPool(max_files=1)
     out = np.zeros((FRAMES, *table.shape), np.uint8)
     halves = [np.arange(0, 30), np.arange(30, FRAMES)]
-    meet = threading.Barrier(2, timeout=30)
+    meet = threading.Barrier(2, timeout=60)
 
     def job(half: NDArray[np.int64]) -> Callable[[], None]:
         def run() -> None:
@@ -198,10 +198,11 @@ class TestDatasets:
         data = pytest.importorskip("torch.utils.data")
         dataset = LeRobotDatasetV2(two_cameras, image_dtype="uint8")
         assert shown(dataset.get_batch([7, 100]), TOP) == [7, 100]  # threads and decoders are there before the fork
-        loader = data.DataLoader(dataset, batch_size=20, num_workers=2, multiprocessing_context=start)
-        assert [n for batch in loader for n in shown(batch, WRIST)] == list(range(1000, 1120))
-        limits = data.DataLoader(dataset, 60, num_workers=2, multiprocessing_context=start, collate_fn=Limit(dataset))
-        assert list(limits) == [max(1, available_cores() // 2)] * 2
+        limit = Limit(dataset)
+        loader = data.DataLoader(dataset, 20, num_workers=2, multiprocessing_context=start, collate_fn=limit)
+        batches = list(loader)
+        assert [n for _, batch in batches for n in shown(batch, WRIST)] == list(range(1000, 1120))
+        assert [told for told, _ in batches] == [max(1, available_cores() // 2)] * 6
 
     @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
     def test_a_number_of_threads_that_cannot_be(self, tmp_path: Path, threads: Any) -> None:
@@ -210,13 +211,15 @@ class TestDatasets:
 
 
 class Limit:
-    """A collate function that tells how many threads its dataset uses where it runs."""
+    """A collate function that tells how many threads its dataset uses where it runs, too."""
 
     def __init__(self, dataset: LeRobotDatasetV2) -> None:
         self.dataset = dataset
 
-    def __call__(self, _batch: Any) -> int:
-        return self.dataset._need_store().decoding.limit
+    def __call__(self, batch: Any) -> tuple[int, Any]:
+        from torch.utils.data import default_collate
+
+        return self.dataset._need_store().decoding.limit, default_collate(batch)
 
 
 class TestTorchcodec:

@@ -267,7 +267,7 @@ def test_cameras_that_need_no_decoding_have_none(tmp_path: Path) -> None:
     assert not (tmp_path / "dataset" / paths.CACHE).exists()
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize(("root", "start"), [("png", "fork"), ("video", "fork"), ("video", "spawn")], indirect=["root"])
 def test_workers_share_it(root: Path, start: str) -> None:
     dataset = opened(root, delta_timestamps=DELTAS)
     loader = DataLoader(dataset, batch_size=3, num_workers=2, multiprocessing_context=start, persistent_workers=True)

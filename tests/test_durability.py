@@ -56,7 +56,8 @@ class Failing:
             number = self.seen
             self.seen += 1
             self._records += path.name == "state.bin"
-            alike = path.parent.name if path.parent.name in ("columns", "checksums") or path.suffix == ".png" else path.name
+            by_folder = path.parent.name in ("columns", "checksums") or path.suffix == ".png"
+            alike = path.parent.name if by_folder else path.name
             self._ends.setdefault((self._records, kind, alike), [number, number])[1] = number
         if self.at is not None and (number == self.at or (self.for_good and number > self.at)):
             raise OSError(errno.ENOSPC if number % 2 else errno.EIO, "made to fail")

@@ -12,7 +12,7 @@ from tests.recordings import recording
 
 
 @pytest.mark.parametrize(
-    ("setup", "kills"), [(("memmap", 30), 24), (("memmap", None), 8), (("png", 30), 14), (("video", 30), 4)]
+    ("setup", "kills"), [(("memmap", 30), 12), (("memmap", None), 6), (("png", 30), 8), (("video", 30), 3)]
 )
 def test_a_killed_writer_loses_at_most_what_it_was_replacing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setup: tuple[str, int | None], kills: int

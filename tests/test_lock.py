@@ -46,7 +46,10 @@ def test_the_holder_is_named_while_it_holds_the_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", ["write", "rename"])
-def test_where_the_note_cannot_be_written_nobody_else_is_named(tmp_path: Path, at: str) -> None:
+def test_where_the_note_cannot_be_written_nobody_else_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    monkeypatch.setattr(locking, "_NOTE_TIMEOUT_S", 0.0)
     (tmp_path / "writer.json").write_bytes(note(os.getpid()))  # left by somebody whose number runs again
 
     def fail(kind: str, path: Path) -> None:
@@ -61,7 +64,10 @@ def test_where_the_note_cannot_be_written_nobody_else_is_named(tmp_path: Path, a
 
 
 @pytest.mark.parametrize("stale", [True, False])
-def test_who_has_just_taken_the_lock_is_waited_for_to_say_so(tmp_path: Path, stale: bool) -> None:
+def test_who_has_just_taken_the_lock_is_waited_for_to_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: bool
+) -> None:
+    monkeypatch.setattr(locking, "_NOTE_TIMEOUT_S", 0.0)
     if stale:
         (tmp_path / "writer.json").write_bytes(note(dead_process()))
     lock = filelock.FileLock(tmp_path / "writer.lock", thread_local=False)
@@ -72,6 +78,7 @@ def test_who_has_just_taken_the_lock_is_waited_for_to_say_so(tmp_path: Path, sta
             (tmp_path / "new").write_bytes(note(os.getppid()))
             (tmp_path / "new").rename(tmp_path / "writer.json")
 
+        monkeypatch.setattr(locking, "_NOTE_TIMEOUT_S", 60.0)
         timer = threading.Timer(0.25, write_note)  # after the 0.2 s for which the lock is waited for
         timer.start()
         assert f"process {os.getppid()} on" in refusal(tmp_path)
@@ -111,7 +118,10 @@ def test_nobody_is_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.Mo
     WriterLock(tmp_path).release()
 
 
-def test_a_lock_that_is_let_go_of_while_its_holder_is_looked_for_is_taken(tmp_path: Path) -> None:
+def test_a_lock_that_is_let_go_of_while_its_holder_is_looked_for_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "_NOTE_TIMEOUT_S", 60.0)
     lock = filelock.FileLock(tmp_path / "writer.lock", thread_local=False)
     lock.acquire()
     timer = threading.Timer(0.4, lock.release)  # its note has gone before it

@@ -40,7 +40,7 @@ def test_it_learns_actions_from_states(tmp_path: Path) -> None:
     policy = BCPolicy.for_dataset(replace(TINY, chunk_size=1, n_action_steps=1, hidden=64, noises=16), dataset)
     batch = batch_of(policy, dataset, list(range(len(dataset))))
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
-    for _ in range(600):
+    for _ in range(300):
         optimizer.zero_grad()
         policy(batch).backward()
         optimizer.step()
