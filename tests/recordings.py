@@ -72,3 +72,20 @@ def numbers_of(items: Any) -> Any:
     numbers = np.asarray(items["observation.state"])[..., 0]
     assert np.array_equal(np.asarray(items["observation.state"])[..., 1], -numbers)
     return numbers.astype(int).tolist()
+
+
+def assorted(root: Path) -> dict[str, LeRobotDatasetV2]:
+    """Datasets, views, and a ring that has gone round, all with the same keys; each frame says its number."""
+    pushed = made(root / "pushed", [3, 1, 4], camera=True, task="push")
+    pulled = made(root / "pulled", [2, 5], camera=True, task="pull", image_mode="png")
+    turning = ring(root / "ring", [4], 10, camera=True, task="turn")
+    for first, length in ((4, 3), (7, 6), (13, 2), (15, 3)):
+        turning.add_episodes(recording(length, first, camera=True, task=f"turn {first}"))
+    return {
+        "pushed": pushed,
+        "pulled": pulled,
+        "ring": turning,
+        "view": pushed.view([2, 0]),
+        "ring's view": turning.view(turning.get_unique_episode_indices()[1:].tolist()),
+        "nothing": pulled.view([]),
+    }

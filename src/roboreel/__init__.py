@@ -10,7 +10,7 @@ from roboreel import errors
 from roboreel.errors import *  # noqa: F403 - the errors are the public face, all of them
 
 if TYPE_CHECKING:
-    from roboreel.dataset import LeRobotDatasetV2, takes_batch
+    from roboreel.dataset import LeRobotDatasetV2, MultiLeRobotDatasetV2, takes_batch
     from roboreel.images import ImagePipeline
     from roboreel.sampling import (
         EpisodeAwareSampler,
@@ -34,6 +34,7 @@ _LAZY = {
     "ImagePipeline": "roboreel.images",
     "LeRobotDatasetV2": "roboreel.dataset",
     "LeRobotDatasetV2ImageMode": "roboreel.schema",
+    "MultiLeRobotDatasetV2": "roboreel.dataset",
     "PrioritizedSampler": "roboreel.sampling",
     "VideoOptions": "roboreel.schema",
     "WeightedSampler": "roboreel.sampling",
@@ -49,6 +50,7 @@ __all__ = [
     "ImagePipeline",
     "LeRobotDatasetV2",
     "LeRobotDatasetV2ImageMode",
+    "MultiLeRobotDatasetV2",
     "PrioritizedSampler",
     "VideoOptions",
     "WeightedSampler",

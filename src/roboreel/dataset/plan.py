@@ -18,6 +18,7 @@ from roboreel.schema import IS_PAD_POSTFIX, KeySpec
 from roboreel.windows import Deltas, joined
 
 Arrays = dict[str, NDArray[Any]]
+Ints = NDArray[np.int64]
 
 ALIGNMENT = 64
 """Of each array in a slab, in bytes: a cache line."""
@@ -149,6 +150,41 @@ class Plan:
         return tuple(
             (key, shape, dtype, dtype.itemsize * math.prod(shape)) for key, (shape, dtype) in self.items.items()
         )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a batch's arrays, (B, …), that samples go to: all of them in turn, or those that `at` names."""
+
+    arrays: Arrays
+    at: Ints | None = None
+    """Different ones, ascending; other datasets fill the rest."""
+
+    @classmethod
+    def of(cls, arrays: Arrays, at: Ints) -> Rows:
+        """The rows `at`, at least one; where one follows the other they are a batch of their own."""
+        first, stop = int(at[0]), int(at[-1]) + 1
+        return cls(arrays, at) if stop - first > len(at) else cls(arrays)[first:stop]
+
+    def __getitem__(self, part: slice) -> Rows:
+        if self.at is None:
+            return Rows({key: array[part] for key, array in self.arrays.items()})
+        return Rows(self.arrays, self.at[part])
+
+    def frames(self, part: Part) -> tuple[NDArray[Any], Ints | None]:
+        """Return all frames of a key, (N, *shape), and the numbers of those that are ours; None: all of them."""
+        array, at = self.arrays[part.key], self.at
+        if part.steps is None:
+            return array, at
+        frames = array.reshape(len(array) * part.steps, *part.spec.shape)
+        return frames, None if at is None else (at[:, None] * part.steps + np.arange(part.steps)).reshape(-1)
+
+    def values(self, key: str) -> NDArray[Any]:
+        """What a key's array has in these rows."""
+        return self.arrays[key] if self.at is None else self.arrays[key][self.at]
+
+    def put(self, key: str, values: NDArray[Any] | int) -> None:
+        self.arrays[key][... if self.at is None else self.at] = values
 
 
 def aligned(nbytes: int) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roboreel.dataset.buffers import New, Room
 from roboreel.dataset.filling import Filling
-from roboreel.dataset.plan import Arrays, Plan
+from roboreel.dataset.plan import Arrays, Plan, Rows
 from roboreel.errors import InvalidArgumentError, TimestampOutsideToleranceError, UnknownKeyError
 from roboreel.schema import IS_PAD_POSTFIX, TIMESTAMP_KEY
 from roboreel.store import Store, Touched
@@ -100,8 +100,9 @@ def gather(store: Store, slots: Ints, keys: Sequence[str]) -> Arrays:
     """
     plan = Plan.make(store.manifest.keys, keys, {}, None)
     arrays = plan.arrays(len(slots), _NEW)
-    store.read(lambda strict: _attempt(Batching(store, plan), slots, arrays, strict=strict))
-    _check_strings(store, plan, arrays)
+    rows = Rows(arrays)
+    store.read(lambda strict: _attempt(Batching(store, plan), slots, rows, strict=strict))
+    _check_strings(store, plan, rows)
     return arrays
 
 
@@ -118,39 +119,39 @@ class Batching:
     """Where images are decoded that are then given in another form."""
 
 
-def gather_samples(batching: Batching, slots: Ints, arrays: Arrays) -> None:
-    """Fill the arrays of `plan`, (B, …), with the samples of the slots, each as it was at one moment.
+def gather_samples(batching: Batching, slots: Ints, rows: Rows) -> None:
+    """Fill rows of the arrays of `plan` with the samples of the slots, each as it was at one moment.
 
     Where a writer was at some of them meanwhile, the halves are read apart, so that the others are not read again. A
     batch of a small ring, read anew as a whole, would meet the next episode, and the next, until readers gave up.
     """
-    _gather_parts(batching, slots, arrays)
-    _check_strings(batching.store, batching.plan, arrays)
+    _gather_parts(batching, slots, rows)
+    _check_strings(batching.store, batching.plan, rows)
 
 
-def _gather_parts(batching: Batching, slots: Ints, arrays: Arrays) -> None:
+def _gather_parts(batching: Batching, slots: Ints, rows: Rows) -> None:
     store = batching.store
     if len(slots) < 2:
-        store.read(lambda strict: _attempt(batching, slots, arrays, strict=strict))
-    elif store.read_once(lambda strict: _attempt(batching, slots, arrays, strict=strict)) is None:
+        store.read(lambda strict: _attempt(batching, slots, rows, strict=strict))
+    elif store.read_once(lambda strict: _attempt(batching, slots, rows, strict=strict)) is None:
         half = len(slots) // 2
-        _gather_parts(batching, slots[:half], {key: array[:half] for key, array in arrays.items()})
-        _gather_parts(batching, slots[half:], {key: array[half:] for key, array in arrays.items()})
+        _gather_parts(batching, slots[:half], rows[:half])
+        _gather_parts(batching, slots[half:], rows[half:])
 
 
-def _check_strings(store: Store, plan: Plan, arrays: Arrays) -> None:
+def _check_strings(store: Store, plan: Plan, rows: Rows) -> None:
     for part in plan.parts:
         if part.spec.is_string:
-            store.check_codes(part.key, arrays[part.key])
+            store.check_codes(part.key, rows.values(part.key))
 
 
-def _attempt(batching: Batching, slots: Ints, arrays: Arrays, *, strict: bool) -> tuple[None, Touched | None]:
-    """Fill `arrays`; where `strict`, say which owners were found there, which otherwise are not looked at."""
+def _attempt(batching: Batching, slots: Ints, into: Rows, *, strict: bool) -> tuple[None, Touched | None]:
+    """Fill rows; where `strict`, say which owners were found there, which otherwise are not looked at."""
     store, plan = batching.store, batching.plan
     slots = store.surviving(slots)
     rows, words = store.rows_of(slots)
     filling = Filling(store, batching.held, batching.room)
-    filling.fill(plan.single, store.frames_at(slots, rows, full=plan.single.needs_decoding), arrays)
+    filling.fill(plan.single, store.frames_at(slots, rows, full=plan.single.needs_decoding), into)
     if plan.deltas is not None:
         wanted, is_pad = _window_slots(store, slots, rows, plan.deltas, batching.on_hole)
         if strict:
@@ -160,9 +161,9 @@ def _attempt(batching: Batching, slots: Ints, arrays: Arrays, *, strict: bool) -
             flat = wanted[:, group.columns].reshape(-1)
             full = group.needs_decoding
             owners = np.repeat(rows, len(flat) // max(1, len(rows))) if full else rows
-            filling.fill(group, store.frames_at(flat, owners, full=full), arrays)
+            filling.fill(group, store.frames_at(flat, owners, full=full), into)
             for part in group.parts:
-                arrays[part.mask_key][...] = is_pad[:, group.columns]
+                into.put(part.mask_key, is_pad[:, group.columns])
     filling.finish()
     return None, Touched(slots, words) if strict else None
 

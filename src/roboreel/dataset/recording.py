@@ -6,11 +6,12 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from roboreel.dataset.batch import loader_workers
+from roboreel.dataset.by_index import ByIndex
 from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening
 from roboreel.errors import FrameIndexError, RoboreelError
@@ -28,17 +29,10 @@ from roboreel.store import (
 )
 from roboreel.windows import tolerance_s
 
-if TYPE_CHECKING:
-    from torch.utils.data import Dataset
-
-    Base = Dataset[dict[str, Any]]
-else:
-    Base = object  # torch asks for nothing but __len__ and __getitem__, and loads only when a tensor is made
-
 Self = TypeVar("Self", bound="Recording")
 
 
-class Recording(Base):
+class Recording(ByIndex):
     """A dataset directory that episodes are added to; `LeRobotDatasetV2` reads windows from it."""
 
     _opening: Opening

@@ -1,26 +1,24 @@
-"""The side of a dataset that is read by index: samples, and batches of them as one dict of tensors."""
+"""The side of a dataset that is read: its frames and windows as samples, gathered into the arrays of a batch."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.dataset import slabs
-from roboreel.dataset.batch import Batch, BlockBatch, is_worker, register_collate, to_tensors
-from roboreel.dataset.buffers import Buffers
-from roboreel.dataset.plan import Arrays, Forms, Plan
+from roboreel.dataset.batch import BlockBatch, to_tensors
+from roboreel.dataset.buffers import Buffers, Room
+from roboreel.dataset.plan import Arrays, Forms, Plan, Rows
 from roboreel.dataset.reading import Batching, Windows, check_window_keys, gather_samples
 from roboreel.dataset.transforms import transform_images
 from roboreel.dataset.views import EpisodeViews
+from roboreel.errors import UnknownKeyError
 from roboreel.store import Store
-
-if TYPE_CHECKING:
-    import torch
 
 Ints = NDArray[np.int64]
 
@@ -28,8 +26,9 @@ Ints = NDArray[np.int64]
 class Samples(EpisodeViews):
     """What is shown of a dataset, as samples; `LeRobotDatasetV2` says how they are asked for."""
 
-    image_transform: Callable[[torch.Tensor], torch.Tensor] | None
     _forms: Forms
+    _given: tuple[str, ...] | None = None
+    """The keys that samples have; None: all."""
 
     def _begin_samples(self) -> None:
         self._windows = Windows({})
@@ -54,30 +53,15 @@ class Samples(EpisodeViews):
         other._planned, other._buffers = None, Buffers()
         return other
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one frame, or the windows around it; negative indices count from the end."""
-        if self.image_transform is not None:
-            return {key: value[0] for key, value in self._assembled([index]).items()}
-        return self._assembled([index], single=True)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Return the samples of a batch, assembled at once; torch's DataLoader calls this."""
-        register_collate()
-        return Batch(self.get_batch(indices), len(indices))
-
-    def get_batch(self, indices: Sequence[int] | Ints) -> dict[str, Any]:
-        """Return the frames as one dict of tensors with a leading batch axis, (B, …) or (B, T, …).
-
-        Raises:
-            FrameIndexError: an index is beyond the ends.
-            TimestampOutsideToleranceError: a window meets a hole in time.
-        """
-        return self._assembled(indices, to_send=is_worker())
+    def _giving(self, names: tuple[str, ...]) -> Self:
+        """Return the same dataset, sharing what is open, of which samples have these keys alone."""
+        other = copy.copy(self)
+        other._given, other._planned = names, None
+        return other
 
     def _assembled(
         self, indices: Sequence[int] | Ints, *, single: bool = False, to_send: bool = False
     ) -> dict[str, Any]:
-        """Return a batch; with `single` its one sample; with `to_send` one that goes to another process."""
         held = indices.episodes if isinstance(indices, BlockBatch) else 0
         self._buffers.next_round()
         at_once = to_send and self.image_transform is None  # else what is sent is there only after it
@@ -86,7 +70,7 @@ class Samples(EpisodeViews):
             plan = self._plan(store)
             room = slabs.room_to_send(plan.nbytes(len(slots))) if at_once else None
             arrays = plan.arrays(len(slots), room or self._buffers)
-            gather_samples(Batching(store, plan, self._windows.on_hole, held, self._buffers), slots, arrays)
+            gather_samples(Batching(store, plan, self._windows.on_hole, held, self._buffers), slots, Rows(arrays))
             return store, plan, arrays
 
         store, plan, arrays = self._read(indices, gathered)
@@ -95,10 +79,27 @@ class Samples(EpisodeViews):
             transform_images(batch, store.manifest.keys, self.image_transform)
         return slabs.to_send(batch) if to_send else batch
 
+    def _fill(self, indices: Ints, rows: Rows, held: int, room: Room) -> Store:
+        """Read samples into rows of a batch that other datasets fill, too; return the store that they came from."""
+
+        def filled(store: Store, slots: Ints) -> Store:
+            gather_samples(Batching(store, self._plan(store), self._windows.on_hole, held, room), slots, rows)
+            return store
+
+        return self._read(indices, filled)
+
     def _plan(self, store: Store) -> Plan:
         if self._planned is None or self._planned[0] is not store.manifest or self._planned[1] is not self._windows:
             keys = store.manifest.keys
             check_window_keys(self._windows, keys)  # another process may have made the dataset since
-            plan = Plan.make(keys, keys, self._windows.deltas, self._forms)
+            plan = Plan.make(keys, self._names(keys), self._windows.deltas, self._forms)
             self._planned = (store.manifest, self._windows, plan)
         return self._planned[2]
+
+    def _names(self, keys: Collection[str]) -> Collection[str]:
+        """Those of the keys that samples have."""
+        if self._given is None:
+            return keys
+        if gone := [key for key in self._given if key not in keys]:
+            raise UnknownKeyError(f"{self.storage_dir} has {gone} no more; join the datasets again")
+        return self._given

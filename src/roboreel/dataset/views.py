@@ -31,15 +31,6 @@ class EpisodeViews(Recording):
     _stats: tuple[int, dict[str, KeyStats]] | None
 
     @property
-    def num_frames(self) -> int:
-        return len(self)
-
-    @property
-    def num_samples(self) -> int:
-        """The name that #445 gave `num_frames`."""
-        return len(self)
-
-    @property
     def num_episodes(self) -> int:
         return len(self.get_unique_episode_indices())
 

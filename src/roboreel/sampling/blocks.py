@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.dataset import LeRobotDatasetV2
+from roboreel.dataset import LeRobotDatasetV2, MultiLeRobotDatasetV2
 from roboreel.dataset.batch import BlockBatch
 from roboreel.errors import InvalidArgumentError
 from roboreel.sampling.order import check_epoch, check_rank, check_seed, shuffled
@@ -49,7 +49,7 @@ class EpisodeBlocks(Base):
         InvalidArgumentError: a number that cannot be, an empty dataset, or fewer blocks than processes.
     """
 
-    dataset: LeRobotDatasetV2
+    dataset: LeRobotDatasetV2 | MultiLeRobotDatasetV2
     batch_size: int
     episodes: int = 8
     """Episodes of a block."""
@@ -73,7 +73,7 @@ class EpisodeBlocks(Base):
         check_rank(self.rank, self.world_size)
         check_seed(self.seed)
         if not len(self.dataset):
-            raise InvalidArgumentError(f"{self.dataset.storage_dir} holds no episode yet")
+            raise InvalidArgumentError(f"{self.dataset!r} holds no episode yet")
         held = len(self.dataset.episode_data_index["from"])
         blocks = -(-held // self.episodes)
         if blocks < self.world_size:

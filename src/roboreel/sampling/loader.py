@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from roboreel._optional import require
-from roboreel.dataset import LeRobotDatasetV2
+from roboreel.dataset import LeRobotDatasetV2, MultiLeRobotDatasetV2
 from roboreel.device import torch_device
 from roboreel.errors import InvalidArgumentError
 from roboreel.sampling.episode_aware import EpisodeAwareSampler
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 _PAUSE_S = 0.05
 _END = object()
 
+Ours = LeRobotDatasetV2 | MultiLeRobotDatasetV2
+
 
 def make_loader(
-    dataset: Dataset[Any] | LeRobotDatasetV2,
+    dataset: Dataset[Any] | LeRobotDatasetV2 | MultiLeRobotDatasetV2,
     batch_size: int | None = None,
     *,
     sampler: Any = None,
@@ -52,7 +54,7 @@ def make_loader(
     was taken out of the loader. What the dataset has as windows, and as transform, is settled here.
 
     Args:
-        dataset: One of roboreel's, a mixture of them, or any other of torch's, `EpisodeBlocks` among them.
+        dataset: One of roboreel's, several of them joined, or any other of torch's, `EpisodeBlocks` among them.
         batch_size: Samples a batch; leave it out where `sampler` or the dataset makes the batches.
         sampler: In which order; default is an `EpisodeAwareSampler`, each frame once an epoch.
         shuffle: Of the default sampler: another order in each epoch.
@@ -70,7 +72,7 @@ def make_loader(
     batches, order = _batches(dataset, batch_size, sampler, shuffle=shuffle, seed=seed)
     as_bytes: tuple[str, ...] = ()
     shown: Any = dataset
-    if isinstance(dataset, LeRobotDatasetV2):
+    if isinstance(dataset, LeRobotDatasetV2 | MultiLeRobotDatasetV2):
         shown, as_bytes = _shown(dataset, chosen)
     loader: DataLoader[Any] = require("torch.utils.data", extra="torch", purpose="loading batches").DataLoader(
         shown,
@@ -102,7 +104,7 @@ def _batches(dataset: Any, batch_size: Any, sampler: Any, *, shuffle: bool, seed
     return {"batch_sampler": order}, order
 
 
-def _shown(dataset: LeRobotDatasetV2, device: torch.device | None) -> tuple[LeRobotDatasetV2, tuple[str, ...]]:
+def _shown(dataset: Ours, device: torch.device | None) -> tuple[Ours, tuple[str, ...]]:
     """Return the dataset as it is read, and the cameras whose bytes become floats on the device."""
     is_far = device is not None and device.type != "cpu"
     if is_far and dataset.image_dtype == "float32" and dataset.image_transform is None:

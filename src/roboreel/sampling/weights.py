@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.dataset import LeRobotDatasetV2
 from roboreel.errors import InvalidArgumentError
+from roboreel.sampling.drawable import EpisodeSource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def compute_sampler_weights(
-    offline_dataset: LeRobotDatasetV2,
+    offline_dataset: EpisodeSource,
     offline_drop_n_last_frames: int = 0,
-    online_dataset: LeRobotDatasetV2 | None = None,
+    online_dataset: EpisodeSource | None = None,
     online_sampling_ratio: float | None = None,
     online_drop_n_last_frames: int = 0,
 ) -> Tensor:
@@ -56,7 +56,7 @@ def compute_sampler_weights(
 
 
 def _weights(
-    dataset: LeRobotDatasetV2, drop_n_last_frames: int, share: float
+    dataset: EpisodeSource, drop_n_last_frames: int, share: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Spread `share` evenly over the frames that may be drawn; return also which indices hold a frame at all."""
     if drop_n_last_frames < 0:
