@@ -192,6 +192,24 @@ def test_spoiled_bytes_anywhere_cost_a_decoding_and_no_wrong_frame(root: Path) -
     assert report(dataset).frames == FRAMES
 
 
+def test_a_place_that_a_power_cut_has_left_with_two_slots_is_given_for_neither_by_mistake(root: Path) -> None:
+    reader = opened(root)
+    shown(reader)
+    wanted = shown(reader)
+    table = paths.cache_slots_path(root / paths.CACHE, CAMERA)
+    data = bytearray(table.read_bytes())
+    begin = len(data) - 24 * FRAMES
+    data[begin + 24 * 3 : begin + 24 * 3 + 8] = data[begin + 24 * 2 : begin + 24 * 2 + 8]  # slot 3 has the place of 2
+    data[24:32] = (1).to_bytes(8, "little")  # and places that are given count as free
+    with table.open("r+b") as file:
+        file.write(data)
+    for dataset, index in ((opened(root), 3), (reader, 2), (reader, 3), (opened(root), 2)):
+        assert np.array_equal(shown(dataset, [index]), wanted[[index]])
+    for dataset in (reader, opened(root)):
+        assert np.array_equal(shown(dataset), wanted)
+    assert report(reader).frames == FRAMES
+
+
 def test_whatever_effect_fails_frames_are_read_and_one_warning_says_that_they_are_not_kept(root: Path) -> None:
     counting = Failing()
     with observed(counting):

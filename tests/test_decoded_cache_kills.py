@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,6 +23,8 @@ from tests.recordings import CAMERA, HEIGHT, WIDTH, made, pictures
 
 FRAMES = 120
 FRAME_BYTES = HEIGHT * WIDTH * 3
+LARGE = 1 << 18
+"""Bytes of a frame that takes long enough to copy for somebody to come in between."""
 SIZES = [f"{frames * FRAME_BYTES + 600 + FRAMES * 24}B" for frames in (FRAMES, FRAMES // 2, FRAMES // 3)]
 
 
@@ -128,6 +132,36 @@ def test_killed_before_each_of_its_effects_a_filler_leaves_right_frames_and_no_l
         report = dataset.decoded_cache
         assert report is not None
         assert report.frames == report.capacity == 6
+
+
+def overwrite_for_ever(folder: Path, number: Any) -> None:
+    """Fill the same four places with ever new images, each of which is its number over and over."""
+    file = CacheFile(folder, CAMERA, LARGE)
+    file.resize(4, 4)
+    while True:
+        images = number.value + 1 + np.arange(4)
+        file.fill(np.arange(4), images.astype(np.uint64), np.repeat(images, LARGE // 8).view(np.uint8).reshape(4, -1))
+        number.value += 4
+
+
+def test_frames_that_are_overwritten_while_they_are_copied_are_no_hits(tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("fork")
+    number = processes.Value("q", 4)
+    writer = processes.Process(target=overwrite_for_ever, args=(tmp_path, number), daemon=True)
+    writer.start()
+    file, out = CacheFile(tmp_path, CAMERA, LARGE), np.empty((4, LARGE), np.uint8)
+    file.resize(4, 4)
+    hits = misses = 0
+    try:
+        while min(hits, misses) < 400:
+            wanted = number.value - 3 + np.arange(4)
+            hit = file.read(np.arange(4), wanted.astype(np.uint64), out)
+            assert np.array_equal(np.unique(out.view(np.int64)[hit]), wanted[hit])
+            hits, misses = hits + int(hit.sum()), misses + int((~hit).sum())
+            assert writer.is_alive()
+    finally:
+        writer.kill()
+        writer.join()
 
 
 def test_who_cannot_have_the_lock_goes_on_without_and_no_descriptor_stays_open(tmp_path: Path) -> None:

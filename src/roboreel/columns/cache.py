@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from roboreel.columns.base import Column, Frames
+from roboreel.columns.base import Column, Decoding, Frames
 from roboreel.columns.cache_file import CacheFile
 from roboreel.columns.video import VideoColumn
 from roboreel.errors import RoboreelError, StorageDirCorruptError, StorageError
@@ -31,7 +31,12 @@ class CachedColumn(Column):
     """Gives the frames of another column, from the cache where they are there."""
 
     def __init__(
-        self, column: Column, identify: Identify, file: CacheFile, on_failure: Callable[[RoboreelError], None]
+        self,
+        column: Column,
+        identify: Identify,
+        file: CacheFile,
+        on_failure: Callable[[RoboreelError], None],
+        decoding: Decoding,
     ) -> None:
         self.spec = column.spec
         self.file = file
@@ -42,6 +47,7 @@ class CachedColumn(Column):
         self._column = column
         self._identify = identify
         self._on_failure = on_failure
+        self._decoding = decoding
 
     def resize(self, slots: int, places: int) -> None:
         """Have room in the cache; where that cannot be, frames are decoded."""
@@ -55,7 +61,8 @@ class CachedColumn(Column):
         if not out.flags.c_contiguous or not len(out):
             self._column.read(frames, out)
             return
-        hit = self.file.read(frames.slots, identities, out.reshape(len(out), -1).view(np.uint8))
+        pixels = out.reshape(len(out), -1).view(np.uint8)
+        hit = self.file.read(frames.slots, identities, pixels, self._decoding.limit)
         missing = np.flatnonzero(~hit)
         self.hits += len(out) - len(missing)
         if not len(missing):

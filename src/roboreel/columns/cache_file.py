@@ -1,8 +1,6 @@
 """Decoded frames of one camera on disk: a table with a record for each slot of the dataset, and a file of pixels.
 
-Any number of processes read through mappings, without a lock, and fill under one. A reader believes nothing: what it
-has copied must have the checksum in the slot's record, of which the seed is the image that it wants. So pixels that
-are half written, of another image, or spoiled by a kill or a power cut, are no hit, on whatever processor.
+Any number of processes read through mappings (`cache_map`), without a lock, and fill under one.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,21 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from roboreel.columns.cache_map import (
+    CHECKSUM,
+    HEADER_BYTES,
+    IDENTITY,
+    PLACE,
+    CacheMap,
+    checksums_of,
+    mapped,
+    table_bytes,
+)
 from roboreel.errors import DatasetBusyError, StorageDirCorruptError
 from roboreel.format import clone, files, paths
 from roboreel.format.files import DataFile
 from roboreel.format.lock import shared_lock
-from roboreel.format.records import CACHE_HEADER_DTYPE, CACHE_MAGIC, CACHE_SLOT_DTYPE
+from roboreel.format.records import CACHE_HEADER_DTYPE, CACHE_MAGIC
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -30,34 +37,7 @@ Bytes = NDArray[np.uint8]
 
 LOCK_TIMEOUT_S = 1.0
 """Who cannot fill for so long goes on without; the frames are decoded again."""
-_COPY_BYTES = 1 << 20
-"""Pixels that are copied before their checksums are taken: they are still in the processor's cache then."""
 _SWEPT_SLOTS = 1 << 16
-_HEADER_BYTES = CACHE_HEADER_DTYPE.itemsize
-_RECORD_BYTES = CACHE_SLOT_DTYPE.itemsize
-_WORDS = _RECORD_BYTES // 8
-_PLACE, _IDENTITY, _CHECKSUM = range(_WORDS)
-
-
-@dataclass(frozen=True)
-class _Map:
-    """Both files, mapped read-only; the header shows what other processes do to it."""
-
-    header: NDArray[np.void]
-    """(1,)"""
-    records: Words
-    """(slots, 3): place, identity, checksum."""
-    pixels: Bytes
-    """(places, bytes of a frame)."""
-
-    @property
-    def is_current(self) -> bool:
-        return not self.header["retired"][0] and int(self.header["places"][0]) == len(self.pixels)
-
-
-def table_bytes(slots: int) -> int:
-    """Bytes of the table for so many slots."""
-    return _HEADER_BYTES + slots * _RECORD_BYTES
 
 
 class CacheFile:
@@ -69,7 +49,9 @@ class CacheFile:
         self._pixels_path = paths.cache_pixels_path(folder, key)
         self._frame_bytes = frame_bytes
         self._slots = self._places = 0
-        self._map: _Map | None = None
+        self._map: CacheMap | None = None
+        self._mended: CacheMap | None = None
+        """The mapping whose table was looked through for places that several slots have."""
         self._swept = False
         """Whether a full cache was searched for places that belong to no slot, and has none left."""
 
@@ -91,29 +73,17 @@ class CacheFile:
                 if held:
                     self._lay_out()
 
-    def read(self, slots: Ints, identities: Words, out: Bytes) -> NDArray[np.bool_]:
+    def read(self, slots: Ints, identities: Words, out: Bytes, threads: int = 1) -> NDArray[np.bool_]:
         """Copy frames that are in the cache into `out`; return which of them are.
 
         Args:
             slots: (n,) of the dataset.
             identities: (n,) of the images that are wanted, never 0.
             out: (n, bytes of a frame), contiguous; rows that are no hits may hold anything afterwards.
+            threads: how many copy beside each other.
         """
         found = self._current()
-        if found is None or not len(found.records):
-            return np.zeros(len(slots), np.bool_)
-        records = np.take(found.records, slots, axis=0, mode="clip")
-        places = records[:, _PLACE].astype(np.int64) - 1
-        hit: NDArray[np.bool_] = (records[:, _IDENTITY] == identities) & (slots < len(found.records))
-        hit &= (places >= 0) & (places < len(found.pixels))
-        if np.all(hit):
-            hit = _copied(found.pixels, places, identities, records[:, _CHECKSUM], out)
-        elif np.any(hit):  # what has no record is not even looked at: it may be a hole
-            at = np.flatnonzero(hit)
-            copies = np.empty((len(at), self._frame_bytes), np.uint8)
-            hit[at] = _copied(found.pixels, places[at], identities[at], records[at, _CHECKSUM], copies)
-            out[at] = copies
-        return hit
+        return np.zeros(len(slots), np.bool_) if found is None else found.read(slots, identities, out, threads)
 
     def fill(self, slots: Ints, identities: Words, frames: Bytes) -> None:
         """Keep decoded frames, as far as there is room: (n,) distinct slots ascending, (n,), (n, bytes of a frame).
@@ -141,44 +111,27 @@ class CacheFile:
         found = self._mapped()
         if found is None:
             return 0, 0, 0
-        taken = sum(os.stat(path).st_blocks * 512 for path in (self._table_path, self._pixels_path))
-        return len(found.pixels), int(np.count_nonzero(found.records[:, _IDENTITY])), taken
+        try:
+            taken = sum(os.stat(path).st_blocks * 512 for path in (self._table_path, self._pixels_path))
+        except FileNotFoundError:  # just cleared
+            return 0, 0, 0
+        return len(found.pixels), int(np.count_nonzero(found.records[:, IDENTITY])), taken
 
     def close(self) -> None:
-        self._map = None
+        self._map = self._mended = None
 
     # Mapping
 
-    def _current(self) -> _Map | None:
+    def _current(self) -> CacheMap | None:
         """The mapping, made anew where another process has cleared the cache or changed its size."""
         if self._map is None or not self._map.is_current:
             self._map = self._mapped()
         return self._map
 
-    def _mapped(self) -> _Map | None:
-        """Map what is there; None where that is no cache of this camera."""
-        try:
-            raw = _map_file(self._table_path)
-            present = os.stat(self._pixels_path).st_size
-        except (OSError, ValueError):  # not there, or empty, or no file
-            return None
-        if len(raw) < _HEADER_BYTES:
-            return None
-        header = raw[:_HEADER_BYTES].view(CACHE_HEADER_DTYPE)
-        places = int(header["places"][0])
-        if header["magic"][0].tobytes() != CACHE_MAGIC or int(header["frame_bytes"][0]) != self._frame_bytes:
-            return None
-        if header["retired"][0] or present < places * self._frame_bytes:  # mapped, it would end in a SIGBUS
-            return None
-        slots = (len(raw) - _HEADER_BYTES) // _RECORD_BYTES
-        records = raw[_HEADER_BYTES : table_bytes(slots)].view("<u8").reshape(slots, _WORDS)
-        try:
-            pixels = _map_file(self._pixels_path) if places else np.zeros(0, np.uint8)
-        except (OSError, ValueError):
-            return None
-        return _Map(header, records, pixels[: places * self._frame_bytes].reshape(places, self._frame_bytes))
+    def _mapped(self) -> CacheMap | None:
+        return mapped(self._table_path, self._pixels_path, self._frame_bytes)
 
-    def _fits(self, found: _Map | None) -> bool:
+    def _fits(self, found: CacheMap | None) -> bool:
         return found is not None and len(found.pixels) == self._places and len(found.records) >= self._slots
 
     # Changing, under the lock
@@ -203,7 +156,7 @@ class CacheFile:
                 table.close()
         self._map = self._mapped()
 
-    def _change_places(self, table: DataFile, found: _Map) -> None:
+    def _change_places(self, table: DataFile, found: CacheMap) -> None:
         before, places = len(found.pixels), self._places
         if places > before:
             pixels = DataFile(self._pixels_path)
@@ -213,7 +166,7 @@ class CacheFile:
                 pixels.close()
         for start in range(0, len(found.records) if places < before else 0, _SWEPT_SLOTS):
             block = found.records[start : start + _SWEPT_SLOTS].copy()
-            gone = block[:, _PLACE] > places
+            gone = block[:, PLACE] > places
             if np.any(gone):
                 block[gone] = 0
                 table.write_at(table_bytes(start), block)
@@ -224,18 +177,48 @@ class CacheFile:
         if places < before:
             clone.punch(self._pixels_path, places * self._frame_bytes, before * self._frame_bytes)
 
-    def _fill(self, found: _Map, slots: Ints, identities: Words, frames: Bytes) -> None:
+    def _mend(self, found: CacheMap) -> None:
+        """Take back places that several slots have, as a power cut between two pages of the table may leave them.
+
+        Filled for one of them, such a place would be trusted for the other. Done once: the living give none twice.
+        """
+        if self._mended is found:
+            return
+        given = np.zeros(len(found.pixels) + 1, np.bool_)
+        table = DataFile(self._table_path)
+        try:
+            for start in range(0, len(found.records), _SWEPT_SLOTS):
+                block = found.records[start : start + _SWEPT_SLOTS].copy()
+                rows = np.flatnonzero((block[:, PLACE] > 0) & (block[:, PLACE] < len(given)))
+                places = block[rows, PLACE]
+                again = np.ones(len(rows), np.bool_)
+                again[np.unique(places, return_index=True)[1]] = False
+                again |= given[places]
+                given[places] = True
+                if np.any(again):
+                    block[rows[again]] = 0
+                    table.write_at(table_bytes(start), block)
+            header, last = found.header.copy(), int(np.flatnonzero(given).max(initial=0))
+            if int(header["used"][0]) < last:
+                header["used"] = last
+                table.write_at(0, header.tobytes())
+        finally:
+            table.close()
+        self._mended = found
+
+    def _fill(self, found: CacheMap, slots: Ints, identities: Words, frames: Bytes) -> None:
+        self._mend(found)
         inside = slots < len(found.records)
         slots, identities, frames = slots[inside], identities[inside], frames[inside]
         records = found.records[slots]  # a copy
-        records[records[:, _PLACE] > len(found.pixels), _PLACE] = 0
+        records[records[:, PLACE] > len(found.pixels), PLACE] = 0
         wanted = np.ones(len(slots), np.bool_)
-        for k in np.flatnonzero((records[:, _IDENTITY] == identities) & (records[:, _PLACE] > 0)).tolist():
-            there = found.pixels[int(records[k, _PLACE]) - 1]  # another process may just have filled it
-            wanted[k] = xxhash.xxh3_64_intdigest(there, seed=int(identities[k])) != int(records[k, _CHECKSUM])
-        new = np.flatnonzero(records[:, _PLACE] == 0)
+        for k in np.flatnonzero((records[:, IDENTITY] == identities) & (records[:, PLACE] > 0)).tolist():
+            there = found.pixels[int(records[k, PLACE]) - 1]  # another process may just have filled it
+            wanted[k] = xxhash.xxh3_64_intdigest(there, seed=int(identities[k])) != int(records[k, CHECKSUM])
+        new = np.flatnonzero(records[:, PLACE] == 0)
         places = self._free_places(found, len(new))
-        records[new[: len(places)], _PLACE] = places
+        records[new[: len(places)], PLACE] = places
         wanted[new[len(places) :]] = False
         if not np.any(wanted):
             return
@@ -245,17 +228,19 @@ class CacheFile:
             header = found.header.copy()
             header["used"] = max(int(header["used"][0]), *places.tolist(), 0)
             table.write_at(0, header.tobytes())  # first: no place is ever given twice
-            records[:, _IDENTITY:] = 0
-            _write_runs(table, slots, records, _HEADER_BYTES)
-            _write_runs(pixels, records[:, _PLACE].astype(np.int64) - 1, frames, 0)
-            records[:, _IDENTITY] = identities
-            records[:, _CHECKSUM] = _checksums(frames, identities)
-            _write_runs(table, slots, records, _HEADER_BYTES)
+            records[:, IDENTITY:] = 0
+            _write_runs(table, slots, records, HEADER_BYTES)
+            at = records[:, PLACE].astype(np.int64) - 1
+            _write_runs(pixels, at, frames, 0)
+            records[:, IDENTITY] = identities
+            records[:, CHECKSUM] = checksums_of(frames, identities)
+            _write_runs(table, slots, records, HEADER_BYTES)
+            found.trust(at, records[:, CHECKSUM])
         finally:
             table.close()
             pixels.close()
 
-    def _free_places(self, found: _Map, count: int) -> Words:
+    def _free_places(self, found: CacheMap, count: int) -> Words:
         """Up to `count` places, from 1 on, that no slot has: the next ones, in the end those that a kill has cost."""
         used, places = int(found.header["used"][0]), len(found.pixels)
         if used + count <= places or self._swept:
@@ -263,7 +248,7 @@ class CacheFile:
         is_free = np.ones(places + 1, np.bool_)
         is_free[0] = False
         for start in range(0, len(found.records), _SWEPT_SLOTS):
-            is_free[np.minimum(found.records[start : start + _SWEPT_SLOTS, _PLACE], places)] = False
+            is_free[np.minimum(found.records[start : start + _SWEPT_SLOTS, PLACE], places)] = False
         free = np.flatnonzero(is_free).astype(np.uint64)
         self._swept = len(free) <= count
         return free[:count]
@@ -292,10 +277,10 @@ def _retire(path: Path) -> None:
     """Tell those who have a table mapped that it is no longer the one."""
     try:
         with os.fdopen(files.open_to_read(path), "rb") as file:
-            header = np.frombuffer(file.read(_HEADER_BYTES), np.uint8)
+            header = np.frombuffer(file.read(HEADER_BYTES), np.uint8)
     except (FileNotFoundError, StorageDirCorruptError):
         return
-    if len(header) < _HEADER_BYTES or header[: len(CACHE_MAGIC)].tobytes() != CACHE_MAGIC:
+    if len(header) < HEADER_BYTES or header[: len(CACHE_MAGIC)].tobytes() != CACHE_MAGIC:
         return
     changed = header.view(CACHE_HEADER_DTYPE).copy()
     changed["retired"] = 1
@@ -304,29 +289,6 @@ def _retire(path: Path) -> None:
         table.write_at(0, changed.tobytes())
     finally:
         table.close()
-
-
-def _map_file(path: Path) -> Bytes:
-    """Map a regular file read-only."""
-    with os.fdopen(files.open_to_read(path), "rb") as file:
-        return np.memmap(file, np.uint8, "r").view(np.ndarray)
-
-
-def _copied(pixels: Bytes, places: Ints, identities: Words, checksums: Words, out: Bytes) -> NDArray[np.bool_]:
-    """Copy the frames and return which are what their records say."""
-    step = max(1, _COPY_BYTES // out.shape[1])
-    found: list[int] = []
-    seeds = identities.tolist()
-    for at in range(0, len(places), step):
-        block = out[at : at + step]
-        np.take(pixels, places[at : at + step], axis=0, out=block, mode="clip")
-        found += map(xxhash.xxh3_64_intdigest, block, seeds[at : at + step])
-    same: NDArray[np.bool_] = np.array(found, np.uint64) == checksums
-    return same
-
-
-def _checksums(frames: Bytes, identities: Words) -> Words:
-    return np.array(list(map(xxhash.xxh3_64_intdigest, frames, identities.tolist())), np.uint64)
 
 
 def _write_runs(file: DataFile, at: Ints, rows: NDArray[Any], offset: int) -> None:

@@ -40,14 +40,22 @@ def filesystem_type(path: Path, mountinfo: str) -> str | None:
     return None if best is None else best[1]
 
 
-def check_ring_place(root: Path) -> None:
-    """Refuse a ring on NFS or FUSE.
+def remote_type(path: Path) -> str | None:
+    """Return the type of the file system of a path if it is NFS or FUSE; None where it is another one.
 
-    There a mapping may go on showing what another machine, or the daemon behind it, has long overwritten, and a lock
-    need not hold between machines: readers could be given a mixture of two episodes.
+    There a mapping may go on showing what another machine, or the daemon behind it, has long overwritten.
     """
-    kind = filesystem_type(root.resolve(), read_mountinfo())
-    if kind is not None and (kind in ("nfs", "nfs4", "fuseblk") or kind.split(".")[0] == "fuse"):
+    kind = filesystem_type(path.resolve(), read_mountinfo())
+    return kind if kind in ("nfs", "nfs4", "fuseblk") or (kind or "").split(".")[0] == "fuse" else None
+
+
+def check_ring_place(root: Path) -> None:
+    """Refuse a ring on NFS or FUSE: readers could be given a mixture of two episodes.
+
+    Besides, a lock there need not hold between machines.
+    """
+    kind = remote_type(root)
+    if kind is not None:
         raise InvalidArgumentError(
             f"{root} is on {kind}, and a ring (use_as_fifo_buffer=True) needs a local file system: on NFS and FUSE "
             "readers may be shown a mixture of old and new frames; put it on a local disk, or leave the ring out"

@@ -217,7 +217,12 @@ class Following:
         with self.lock:
             us = weakref.proxy(self)  # no cycle: whoever lets go of a store last closes it at once
             self.frame_cache = FrameCache(
-                asked, self.root, self.manifest, self.columns, lambda key, slots: us.checksums[key][slots]
+                asked,
+                self.root,
+                self.manifest,
+                self.columns,
+                lambda key, slots: us.checksums[key][slots],
+                self.decoding,
             )
             self.frame_cache.resize(self._capacity)
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.base import Column, Frames
+from roboreel.columns.base import Column, Decoding, Frames
 from roboreel.columns.cache import CachedColumn, Identify, VideoIdentity, png_identity
-from roboreel.columns.cache_file import CacheFile, clear_cache, table_bytes
+from roboreel.columns.cache_file import CacheFile, clear_cache
+from roboreel.columns.cache_map import table_bytes
 from roboreel.columns.video import VideoColumn
 from roboreel.errors import DiskSpaceError, InvalidArgumentError, RoboreelError, RoboreelWarning
 from roboreel.format import files, paths
@@ -132,6 +133,7 @@ class FrameCache:
         manifest: Manifest,
         columns: Mapping[str, Column],
         checksums_of: ChecksumsOf,
+        decoding: Decoding,
     ) -> None:
         self.folder = asked.folder(root, manifest)
         self._asked = asked
@@ -144,7 +146,7 @@ class FrameCache:
             if isinstance(column, VideoColumn):
                 identify = VideoIdentity(root, column, manifest.video_keys.index(spec.name))
             file = CacheFile(self.folder, spec.name, spec.frame_bytes)
-            self.columns[spec.name] = CachedColumn(column, identify, file, self._give_up)
+            self.columns[spec.name] = CachedColumn(column, identify, file, self._give_up, decoding)
 
     def resize(self, capacity: int) -> None:
         """Take notice of how many slots the dataset has."""
