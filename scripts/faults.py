@@ -34,6 +34,7 @@ def main() -> None:
         for mode in LeRobotDatasetV2ImageMode:
             for name in CHANGES:
                 fail_each(Path(folder), name, mode.value, counts)
+                fail_each(Path(folder), name, mode.value, counts, half=True)
     figures = {**asdict(counts), "changes": len(CHANGES), "neither": 0, "seconds": round(time.monotonic() - began, 1)}
     print(figures)
     if args.into:

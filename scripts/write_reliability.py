@@ -74,9 +74,9 @@ SECTIONS = {
     "faults": (
         "Failing effects",
         "Each write, sync, rename, allocation and removal that adding, overwriting, growing, editing, flushing, taking "
-        "a snapshot and closing consist of is made to fail once, in each image mode (`tests/faults.py`). After each, "
-        "the dataset is as before or as it was to become, and the same object goes on: edits, adds, grows, flushes, "
-        "takes a snapshot, closes, and `verify` finds nothing.",
+        "a snapshot and closing consist of is made to fail once, in each image mode (`tests/faults.py`), a write also "
+        "when half of its bytes are there. After each, the dataset is as before or as it was to become, and the same "
+        "object goes on: edits, adds, grows, flushes, takes a snapshot, closes, and `verify` finds nothing.",
         {
             "changes": "kinds of change",
             "faults": "effects failed",

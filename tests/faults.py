@@ -73,8 +73,11 @@ class Counts:
     modes: dict[str, int] = field(default_factory=dict)
 
 
-def fail_each(folder: Path, name: str, mode: str, counts: Counts, most: int = 100_000) -> None:
-    """Fail each effect of a change once (or about `most` of them), and go on with the same object in every way."""
+def fail_each(folder: Path, name: str, mode: str, counts: Counts, most: int = 100_000, *, half: bool = False) -> None:
+    """Fail each effect of a change once (or about `most` of them), and go on with the same object in every way.
+
+    Where `half`, a write fails when half of its bytes are there.
+    """
     change, options = CHANGES[name]
     source = folder / "source"
     made(source, LENGTHS, camera=True, image_mode=mode, task="push", **options).close()
@@ -89,7 +92,7 @@ def fail_each(folder: Path, name: str, mode: str, counts: Counts, most: int = 10
         dataset = LeRobotDatasetV2(shutil.copytree(source, root))
         state(dataset)
         try:
-            with observed(Failing(at)):
+            with Failing(at, half=half).observing():
                 change(dataset, place)
         except StorageError:
             counts.told += 1

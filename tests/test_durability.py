@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 
 import roboreel
 from roboreel import LeRobotDatasetV2
-from roboreel.format.files import observed
+from roboreel.format.files import Effect, observed, recorded
 from roboreel.store import Store
 from tests.recordings import CAMERA, VIDEO_ERROR, made, numbers_of, pictures, recording, several
 
@@ -43,10 +44,14 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Failing:
-    """Fails the effect number `at`, and where `for_good` all after it; counts them all."""
+    """Fails the effect number `at`, and where `for_good` all after it; counts them all.
 
-    def __init__(self, at: int | None = None, *, for_good: bool = False) -> None:
-        self.at, self.for_good, self.seen = at, for_good, 0
+    Where `half`, the write number `at` fails when half of its bytes are there: `with failing.observing():` does either.
+    """
+
+    def __init__(self, at: int | None = None, *, for_good: bool = False, half: bool = False) -> None:
+        self.at, self.for_good, self.half, self.seen = at, for_good, half, 0
+        self._begun = threading.local()
         self._counting = threading.Lock()
         self._ends: dict[tuple[int, str, str], list[int]] = {}
         self._records = 0
@@ -59,8 +64,25 @@ class Failing:
             by_folder = path.parent.name in ("columns", "checksums") or path.suffix == ".png"
             alike = path.parent.name if by_folder else path.name
             self._ends.setdefault((self._records, kind, alike), [number, number])[1] = number
+        self._begun.error = None
         if self.at is not None and (number == self.at or (self.for_good and number > self.at)):
-            raise OSError(errno.ENOSPC if number % 2 else errno.EIO, "made to fail")
+            error = OSError(errno.ENOSPC if number % 2 else errno.EIO, "made to fail")
+            if not self.half or kind != "write" or number > self.at:
+                raise error
+            self._begun.error = error
+
+    def _write_half(self, effect: Effect) -> None:
+        if self._begun.error is not None:
+            data = bytes(effect.data) if effect.source is None else effect.source.read_bytes()
+            fd = os.open(effect.path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if effect.whole else 0))
+            os.pwrite(fd, data[: len(data) // 2], effect.offset)
+            os.close(fd)
+            raise self._begun.error
+
+    @contextlib.contextmanager
+    def observing(self) -> Iterator[None]:
+        with observed(self), recorded(self._write_half):
+            yield
 
     @property
     def moments(self) -> list[int]:
@@ -96,7 +118,7 @@ def template(folder: Path, name: str, mode: str) -> Path:
 def added(root: Path, first: int, length: int, failing: Failing) -> tuple[LeRobotDatasetV2, Exception | None]:
     dataset = LeRobotDatasetV2(root)
     try:
-        with observed(failing):
+        with failing.observing():
             dataset.add_episodes(recording(length, first, camera=True, task="pull"))
     except roboreel.StorageError as error:
         return dataset, error
@@ -104,16 +126,20 @@ def added(root: Path, first: int, length: int, failing: Failing) -> tuple[LeRobo
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"),
+    ("name", "mode", "half"),
     [
-        *((name, "memmap") for name in SCENARIOS),
-        ("growing", "png"),
-        ("over the start of a ring", "png"),
-        ("into fresh slots", "video"),
-        ("over all of a ring", "video"),
+        *((name, "memmap", False) for name in SCENARIOS),
+        ("growing", "png", False),
+        ("over the start of a ring", "png", False),
+        ("into fresh slots", "video", False),
+        ("over all of a ring", "video", False),
+        ("over the start of a ring", "memmap", True),
+        ("growing", "png", True),
     ],
 )
-def test_an_episode_is_there_whole_or_not_at_all_whichever_effect_fails(tmp_path: Path, name: str, mode: str) -> None:
+def test_an_episode_is_there_whole_or_not_at_all_whichever_effect_fails(
+    tmp_path: Path, name: str, mode: str, half: bool
+) -> None:
     lengths, length, _ = SCENARIOS[name]
     first = sum(lengths)
     source = template(tmp_path, name, mode)
@@ -130,7 +156,7 @@ def test_an_episode_is_there_whole_or_not_at_all_whichever_effect_fails(tmp_path
     for at in range(counting.seen) if every else counting.moments:
         root = tmp_path / f"fails at {at}"
         shutil.copytree(source, root)
-        dataset, error = added(root, first, length, Failing(at))
+        dataset, error = added(root, first, length, Failing(at, half=half))
         found = contents(dataset)
         assert found in (before, after)
         committed = found == after
@@ -146,6 +172,58 @@ def test_an_episode_is_there_whole_or_not_at_all_whichever_effect_fails(tmp_path
         added(root, first + length, 1, Failing())[0].close()  # which sweeps what a failure has left behind
         assert len(files_of_images(root)) == images
         shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("name", ["growing", "over the start of a ring"])
+@pytest.mark.parametrize("for_good", [False, True])
+def test_a_write_that_ends_half_way_costs_nothing_that_was_committed_and_not_flushed(
+    tmp_path: Path, name: str, for_good: bool
+) -> None:
+    lengths, length, options = SCENARIOS[name]
+    first, flushed = sum(lengths), len(lengths) - 1
+
+    def begun(root: Path) -> LeRobotDatasetV2:
+        dataset: LeRobotDatasetV2 = made(root, lengths[:flushed], camera=True, task="push", **options)
+        for k in range(flushed, len(lengths)):
+            episode = recording(lengths[k], sum(lengths[:k]), camera=True, task=f"push {k}")
+            dataset.add_episodes(episode, no_flush=True)
+        return dataset
+
+    def add(dataset: LeRobotDatasetV2) -> None:
+        dataset.add_episodes(recording(length, first, camera=True, task="pull"), no_flush=True)
+
+    counting, whole = Failing(), begun(tmp_path / "whole")
+    before = contents(whole)
+    sure = {(number, episode) for number, episode in before if episode < flushed and not (options and number < length)}
+    with counting.observing():
+        add(whole)
+    after = contents(whole)
+    torn = 0
+    for at in range(counting.seen):
+        root = tmp_path / f"fails at {at}"
+        dataset, reader = begun(root), LeRobotDatasetV2(root, readonly=True)
+        with Failing(at, for_good=for_good, half=True).observing(), contextlib.suppress(roboreel.StorageError):
+            add(dataset)
+        for follower in (dataset, reader):
+            left = contents(follower)
+            assert left in (before, after) or (for_good and options and set(before) & set(after) <= set(left))
+        later = contents(LeRobotDatasetV2(root, readonly=True))
+        if later != contents(reader):  # the record is torn, and cannot be written any more
+            assert for_good
+            assert set(later) >= sure
+            torn += 1
+            if (writer := dataset._opening._writer) is not None:
+                writer.let_go()  # as a process that dies
+            with LeRobotDatasetV2(root) as again:  # once the disk works
+                again.add_episodes(recording(2, first + 100, camera=True, task="again"))
+            LeRobotDatasetV2.check_storage_dir_integrity(root)
+        if not for_good and later == before:
+            add(dataset)
+        if not for_good:
+            dataset.close()
+            assert contents(LeRobotDatasetV2(root)) == after
+            LeRobotDatasetV2.check_storage_dir_integrity(root)
+    assert (torn > 0) == for_good
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

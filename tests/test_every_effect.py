@@ -136,9 +136,10 @@ def test_where_everything_fails_from_some_effect_on_the_next_process_sees_the_ol
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_the_same_object_goes_on_whichever_effect_of_a_change_has_failed(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("half", [False, True], ids=["not begun", "half done"])
+def test_the_same_object_goes_on_whichever_effect_of_a_change_has_failed(tmp_path: Path, name: str, half: bool) -> None:
     counts = Counts()
-    fail_each(tmp_path, name, "memmap", counts, most=12)
+    fail_each(tmp_path, name, "memmap", counts, most=8, half=half)
     assert counts.faults > 5
     assert counts.told > counts.faults // 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import pytest
 import roboreel
 from roboreel import LeRobotDatasetV2, RoboreelError, StorageDirCorruptError
 from roboreel.format import paths
+from roboreel.format.records import episode_dtype, seal_row
 from roboreel.store import Store, repair, verify
+from roboreel.store.episodes import lost_row
 from roboreel.store.records import StateFile
 from tests.recordings import CAMERA, recording
 
@@ -200,6 +203,48 @@ def test_leftovers_that_are_links_are_not_written_through(whole: dict[str, Path]
         with contextlib.suppress(RoboreelError):
             repair(root)
     assert victim.read_text() == "chapter 1"
+
+
+@pytest.mark.parametrize("mode", ["png", "video"])
+def test_names_that_only_look_like_ours_are_left_alone(whole: dict[str, Path], tmp_path: Path, mode: str) -> None:
+    root = shutil.copytree(whole[mode], tmp_path / "dataset")
+    folder = root / ("images" if mode == "png" else "videos") / CAMERA
+    names = ["00000000\u00b2", "0" * 8 + "\u0663", "9" * 25, "7.mp4", "000002.txt", "thesis.000003"]
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "chapter").write_text("1")
+    add(root)
+    assert verify(root).problems == []
+    assert set(verify(root).notes) == {
+        f"{folder.relative_to(root)}/{name}: not a part of the dataset" for name in names
+    }
+    repair(root)
+    assert sorted(path.name for path in folder.iterdir() if (path / "chapter").exists()) == sorted(names)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_more_lost_slots_than_memory_could_count(tmp_path: Path, busy: bool) -> None:
+    root, capacity = tmp_path / "dataset", 1 << 34
+    with LeRobotDatasetV2(root, fps=10, buffer_capacity=20, use_as_fifo_buffer=True) as dataset:
+        dataset.add_episodes(recording(5))
+        state = dataset._need_store().state
+    try:
+        for path in (*(root / "columns").iterdir(), *(root / "checksums").iterdir(), root / paths.OWNERS):
+            os.truncate(path, capacity * 8)
+    except OSError as error:
+        pytest.skip(f"no file of 128 GiB can be made here: {error}")
+    document = json.loads((root / paths.METADATA).read_text())
+    (root / paths.METADATA).write_text(json.dumps({**document, "capacity": capacity}))
+    row = lost_row(episode_dtype(0), 5, capacity)
+    with (root / paths.EPISODES).open("ab") as rows:
+        rows.write(seal_row(row))
+    state = replace(state, capacity=capacity, frames=capacity, rows=2, generation=9, seq=9)
+    with contextlib.closing(StateFile(root)) as record:
+        record.put_durable(state)
+        record.put_live(state.with_busy(5, capacity) if busy else state)
+    with LeRobotDatasetV2(root, readonly=True) as reader:
+        assert reader.get_batch([2, 10**6, capacity - 1])["index"].tolist() == [2, 4, 4]
+        assert len(reader.get_episode(0)["index"]) == 5
 
 
 def test_requests_of_strangers_are_not_swept(whole: dict[str, Path], tmp_path: Path) -> None:

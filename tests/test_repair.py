@@ -150,6 +150,16 @@ def test_readers_follow_into_the_files_that_a_repair_has_put_there(tmp_path: Pat
         assert reader.get_data_by_key("task") == LeRobotDatasetV2(root, readonly=True).get_data_by_key("task")
 
 
+def test_a_reader_takes_the_string_that_a_repair_has_put_right(tmp_path: Path) -> None:
+    root = dataset(tmp_path / "dataset", "memmap")
+    flip(root / "strings.jsonl", 3, 1)
+    reader = LeRobotDatasetV2(root, readonly=True)
+    wrong = reader.get_data_by_key("task")
+    assert repair(root).remaining == []
+    assert reader.get_data_by_key("task") == LeRobotDatasetV2(root, readonly=True).get_data_by_key("task") != wrong
+    assert {reader[index]["task"] for index in range(len(reader))} == {"task 0", "task 1", "task 2"}
+
+
 def test_where_no_episode_is_left_no_frame_is(tmp_path: Path) -> None:
     root = tmp_path / "dataset"
     with LeRobotDatasetV2(root, fps=10) as one:

@@ -95,7 +95,7 @@ class LeRobotDatasetV2(Samples):
             fps: Frames a second (Hz). Needed for a new dataset; must agree with a stored one.
             buffer_capacity: Room in frames, or in bytes, as "20GB", "1.5TB" or "20GiB": columns count whole, encoded
                 cameras at 1.25 times what the first episode takes. None: what is stored; a new dataset grows as needed.
-            use_as_fifo_buffer: Overwrite the oldest episodes when full. None: what is stored.
+            use_as_fifo_buffer: Overwrite the oldest episodes when full (in frames, or in bytes). None: what is stored.
             image_mode: How cameras are stored: "memmap", "png" or "video", or some cameras' own, as
                 {"observation.images.wrist": "memmap"}. None, and cameras not named: what is stored; when new, "video"
                 for colour, and without loss "png" for grey and uint16 depth, "memmap" for float32 depth.

@@ -43,6 +43,8 @@ FRAME_TABLE_TEMPLATE = "videos/{key}/{file:06d}.frames"
 COLUMN_TEMPLATE = "columns/{key}.bin"
 CHECKSUM_TEMPLATE = "checksums/{key}.bin"
 
+_FEWEST_DIGITS, _MOST_DIGITS = 6, 18
+"""Numbers are counted in 64 bits."""
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _MAX_NAME_BYTES = 240
 """Linux and macOS allow 255 bytes; endings and temporary names need a few."""
@@ -92,6 +94,24 @@ def video_path(root: Path, key: str, file: int) -> Path:
 
 def frame_table_path(root: Path, key: str, file: int) -> Path:
     return root / FRAME_TABLE_TEMPLATE.format(key=encode_key(key), file=file)
+
+
+def number_in(name: str) -> int | None:
+    """Return the number by which an image, the folder of a row's images or a video is called; None for other names.
+
+    >>> (
+    ...     number_in("000012.mp4"),
+    ...     number_in("000000007"),
+    ...     number_in("12.mp4"),
+    ...     number_in("00000\u00b2"),
+    ...     number_in("9" * 25),
+    ... )
+    (12, 7, None, None, None)
+    """
+    stem = name.partition(".")[0]
+    if not (stem.isascii() and stem.isdecimal() and _FEWEST_DIGITS <= len(stem) <= _MOST_DIGITS):
+        return None
+    return int(stem)
 
 
 def cache_slots_path(folder: Path, key: str) -> Path:

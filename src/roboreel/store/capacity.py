@@ -116,7 +116,8 @@ class ImageBytes:
     def check(self, rows: Ints, row: int, clips: list[tuple[int, int]]) -> None:
         """Before a commit: refuse what would take columns and image files beyond the capacity in bytes.
 
-        `rows` are the episodes that stay; `row` and `clips` those of the new one, whose files are staged.
+        `rows` are the episodes that stay; `row` and `clips` those of the new one, whose files are staged. A ring gives
+        up what is too much, so that there the new one's files alone must fit.
 
         Raises:
             DiskSpaceError: the message says what fits and what to type.
@@ -124,14 +125,33 @@ class ImageBytes:
         limit = self._store.manifest.byte_capacity
         if limit is None:
             return
+        staged, ring = list(self._staged(row, clips)), self._store.manifest.ring
         columns = self._store.state.capacity * frame_bytes(self._store.manifest)
-        files = self.total([*self._files(rows), *self._staged(row, clips)])
+        files = sum(self._size(*file) for file in staged) if ring else self._total([*self._files(rows), *staged])
         if columns + files > limit.total:
+            which = "this episode's image files alone" if ring else "with this episode the image files"
             raise DiskSpaceError(
-                f"with this episode the image files of {self._store.root} take {files:,} bytes beside {columns:,} of "
-                f"columns, and buffer_capacity is {limit.total:,} bytes; reopen with a larger buffer_capacity"
-                + ("" if self._store.manifest.ring else ", or create with use_as_fifo_buffer=True")
+                f"{self._store.root}: {which} take {files:,} bytes beside {columns:,} of columns, and buffer_capacity "
+                f"is {limit.total:,} bytes; reopen with a larger buffer_capacity"
+                + ("" if ring else ", or create with use_as_fifo_buffer=True")
             )
+
+    def are_too_many(self, more: float = 0) -> bool:
+        """Whether the columns, all image files and `more` bytes are more than the capacity in bytes."""
+        limit = self._store.manifest.byte_capacity
+        if limit is None:
+            return False
+        columns = self._store.state.capacity * frame_bytes(self._store.manifest)
+        return columns + self._total(list(self._files(self._store.table.live))) + more > limit.total
+
+    def leave_no_room(self, length: int) -> bool:
+        """Whether an episode of `length` frames, with images as large as the newest's, would be too much."""
+        table = self._store.table
+        if self._store.manifest.byte_capacity is None or not len(table.live):
+            return False
+        newest = table.live[-1:]
+        a_frame = sum(self._size(*file) for file in self._files(newest)) / int(table.rows["length"][newest[0]])
+        return self.are_too_many(a_frame * length)
 
     def capacity_for(self, total: int) -> tuple[int, ByteCapacity]:
         """Return for how many frames `total` bytes have room, and what a frame was counted for."""
@@ -153,7 +173,7 @@ class ImageBytes:
                 encoded += Fraction(self._size(key, number), frames)
         return frame_bytes(self._store.manifest) + int(np.ceil(float(encoded * ENCODED_MARGIN)))
 
-    def total(self, files: list[tuple[str, int]]) -> int:
+    def _total(self, files: list[tuple[str, int]]) -> int:
         """Bytes of these files; sizes of others are forgotten."""
         self._sizes = {file: self._size(*file) for file in files}
         return sum(self._sizes.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from roboreel.columns.frames import CameraFrames, in_memory
 from roboreel.columns.resize import ResizedFrames
 from roboreel.errors import InvalidEpisodeError
+from roboreel.format.records import State
 from roboreel.schema import (
     EPISODE_INDEX_KEY,
     FRAME_INDEX_KEY,
@@ -119,6 +120,22 @@ def in_memory_for(episode: Episode, keys: Collection[str]) -> Episode:
     columns = {key: in_memory(array) for key, array in episode.columns.items()}
     cameras = {key: frames.in_memory() if key in keys else frames for key, frames in episode.cameras.items()}
     return replace(episode, columns=columns, cameras=cameras)
+
+
+def blocks_of(episode: Episode, spec: KeySpec, state: State, code: Callable[[str], int]) -> Iterator[NDArray[Any]]:
+    """Yield what a key's column is to hold of an episode that follows what `state` counts: (n, *shape), in order."""
+    if spec.is_camera:
+        yield from episode.cameras[spec.name].blocks()
+    elif spec.is_string:
+        yield np.array([code(text) for text in episode.strings[spec.name]], spec.dtype)
+    elif spec.name == INDEX_KEY:
+        yield np.arange(state.next_index, state.next_index + episode.length, dtype=spec.dtype)
+    elif spec.name == FRAME_INDEX_KEY:
+        yield np.arange(episode.length, dtype=spec.dtype)
+    elif spec.name == EPISODE_INDEX_KEY:
+        yield np.full(episode.length, state.next_episode_index, spec.dtype)
+    else:
+        yield episode.columns[spec.name]
 
 
 def at_size(frames: CameraFrames, spec: KeySpec) -> CameraFrames:

@@ -82,6 +82,11 @@ class EpisodeTable:
             self._oldest = int(live[0]) if len(live) else count
         return live
 
+    def live_ranges(self) -> tuple[Ints, Ints]:
+        """The slots that survive: first of each live episode, and after the last."""
+        live = self.live
+        return self._live_start[live], self.stops_of(live)
+
     @property
     def integer_windows(self) -> bool:
         """Whether every live episode takes its windows from frame numbers."""

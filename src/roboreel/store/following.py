@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -58,6 +59,8 @@ class Following:
         """Where the next of them will stand."""
         self.table = EpisodeTable(episode_dtype(len(manifest.video_keys)))
         self._raw: bytes | None = None
+        self._is_torn = False
+        """Whether a failing disk has half a record, later than what is known, and nobody could put it right."""
         self.lock = threading.RLock()
         """Held by whoever looks at table, strings and mappings, so that threads see one generation of them."""
         _OPEN.add(self)
@@ -94,6 +97,18 @@ class Following:
                 self._raw = raw
             return raw
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the directory that was opened.
+
+        Then what was read by path before came from there: while its state file is open here, no other one can be
+        taken for it.
+        """
+        try:
+            return os.path.samestat(os.stat(self.root / paths.STATE), os.fstat(self._fds[paths.STATE]))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
     def _forget(self) -> None:
         """Have the next look take in all of it."""
         self._raw, self.strings, self._string_bytes = None, [], 0
@@ -111,11 +126,14 @@ class Following:
                 break  # never written: only a durable record can be there
             time.sleep(_PAUSE_S)
         if live is not None and live.boot_id == boot_id():
+            self._is_torn = False
             return raw, live
         durable = self.durable_states()
         if not durable:
             raise StorageDirCorruptError(f"{self.root / paths.STATE} holds no whole record; restore it from a copy")
-        return raw, newest(durable)
+        state = newest(durable)
+        self._is_torn = live is None and state.generation < self.state.generation
+        return raw, self.state if self._is_torn else state
 
     def durable_states(self) -> list[State]:
         """The whole ones of the two records that `flush` writes in turn."""
@@ -132,11 +150,14 @@ class Following:
     def _follow(self, state: State) -> None:
         if what := state.problem():
             raise StorageDirCorruptError(f"{self.root / paths.STATE}: {what}; restore it from a copy")
+        if state.rows < len(self.table):  # who has opened it anew did so from an earlier record
+            self._forget()
         if state.capacity != self._capacity:
             self._map(state.capacity)
         known = len(self.table)
         if state.rows > known:
             self.table.append(self._new_rows(state, known))
+        self._reopen_strings()
         if state.strings > len(self.strings):
             self._follow_strings(state)
         self.state = state
@@ -146,7 +167,6 @@ class Following:
             self._lossy = True
 
     def _follow_strings(self, state: State) -> None:
-        self._reopen_strings()
         fd = self._fds[paths.STRINGS]
         present = os.fstat(fd).st_size  # asked for more, it would take the memory
         stop = min(state.string_bytes, present)
@@ -168,13 +188,13 @@ class Following:
 
     def _reopen_strings(self) -> None:
         """Take the file that a repair has put in the place of ours."""
-        fd = files.open_to_read(self.root / paths.STRINGS)
-        if os.path.samestat(os.fstat(fd), os.fstat(self._fds[paths.STRINGS])):
-            os.close(fd)
-            return
-        os.close(self._fds[paths.STRINGS])
-        self._fds[paths.STRINGS] = fd
-        self.strings, self._string_bytes = [], 0
+        path = self.root / paths.STRINGS
+        with contextlib.suppress(FileNotFoundError):  # the directory was exchanged: see `is_in_place`
+            if not os.path.samestat(os.stat(path), os.fstat(self._fds[paths.STRINGS])) and self.is_in_place:
+                fd = files.open_to_read(path)
+                os.close(self._fds[paths.STRINGS])
+                self._fds[paths.STRINGS] = fd
+                self.strings, self._string_bytes = [], 0
 
     def _new_rows(self, state: State, known: int) -> NDArray[np.void]:
         """Return the rows that came in since there were `known`, checked."""

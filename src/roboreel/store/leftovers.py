@@ -58,14 +58,15 @@ def leftovers(store: Store) -> Iterator[Path]:
 
 
 def _is_image(name: str) -> bool:
-    stem, _, end = name.partition(".")
-    return stem.isdigit() and end == "png"
+    return paths.number_in(name) is not None and name.partition(".")[2] == "png"
 
 
 def _is_ours(name: str) -> bool:
     """Whether an image folder's or a video's name is one that a writer gives."""
-    stem, _, end = name.partition(".")
-    return name == "new.mp4" or (stem.isdigit() and end in ("", "tmp", "mp4", "frames", "frames.tmp"))
+    end = name.partition(".")[2]
+    return name == "new.mp4" or (
+        paths.number_in(name) is not None and end in ("", "tmp", "mp4", "frames", "frames.tmp")
+    )
 
 
 def _media(store: Store) -> dict[Path, set[str]]:

@@ -92,8 +92,8 @@ class MediaFiles:
     def _on_disk(self, key: str) -> Ints:
         root = self._store.root
         folders = (paths.image_dir(root, key, 0).parent, paths.video_path(root, key, 0).parent)
-        names = [path.name.partition(".")[0] for folder in folders if folder.is_dir() for path in folder.iterdir()]
-        return np.array([int(name) for name in names if name.isdigit()], np.int64)
+        numbers = [paths.number_in(path.name) for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        return np.array([number for number in numbers if number is not None], np.int64)
 
     def take_for_unsynced(self, first_row: int) -> None:
         """Have the next `sync` include the files of rows that another writer has committed and not flushed."""

@@ -93,7 +93,7 @@ def mend_small_files(root: Path) -> list[str]:
     done += _mend_sizes(structure)
     state, more = _mend_redo(structure, state)
     done += more
-    if state != structure.state or LIVE_OFFSET in structure.broken_records:
+    if done or LIVE_OFFSET in structure.broken_records:  # also where the record was right: readers look again then
         _put_live(root, replace(state, generation=state.generation + 1, seq=state.seq + 1))
     if LIVE_OFFSET in structure.broken_records:
         done.append(f"{paths.STATE}: the live record was lost; what was added after the last flush is not counted")

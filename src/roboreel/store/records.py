@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
 
+from roboreel.errors import StorageError
 from roboreel.format import paths
 from roboreel.format.files import DataFile
 from roboreel.format.lock import boot_id
@@ -20,8 +22,16 @@ class StateFile:
             self._file.allocate(STATE_BYTES)
 
     def put_live(self, state: State) -> None:
-        """Make `state` what readers see, in one write that is not synced."""
-        self._file.write_at(LIVE_OFFSET, _signed(state).to_bytes())
+        """Make `state` what readers see, in one write that is not synced. Where it fails, the former record stays."""
+        former = self._file.read_at(LIVE_OFFSET, STATE_RECORD_BYTES)
+        try:
+            self._file.write_at(LIVE_OFFSET, _signed(state).to_bytes())
+        except BaseException:
+            there = self._file.read_at(LIVE_OFFSET, STATE_RECORD_BYTES)
+            if State.from_bytes(there) is None and State.from_bytes(former) is not None:  # a part of ours is no record
+                with contextlib.suppress(StorageError):
+                    self._file.write_at(LIVE_OFFSET, former)
+            raise
 
     def durable(self) -> State:
         """The durable record that counts: the one with the higher generation, of two the one written later."""

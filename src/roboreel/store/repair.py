@@ -119,7 +119,7 @@ class _FrameMender:
                 self._put_owners(problem, slots)
         for row, reasons in doomed.items():
             start, stop = int(self._store.table.live_starts[row]), int(self._store.table.stops[row])
-            self._writer.give_up(np.arange(start, stop))
+            self._writer.give_up(start, stop)
             more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
             self._done.append(f"episode {reasons[0].episode}: dropped, {stop - start} frames. {reasons[0]}{more}")
 

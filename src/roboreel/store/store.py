@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +38,7 @@ from roboreel.format.redo import Redo
 from roboreel.store.attempt import Attempt, Touched, UnsettledError
 from roboreel.store.following import Following
 from roboreel.store.room import check_room
-from roboreel.store.survivors import survivors_around
+from roboreel.store.survivors import PIECE_SLOTS, lost_range, survivors_around
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -226,7 +226,7 @@ class Store(Following):
     def _is_quiet(self) -> bool:
         """Whether the table alone says what is in each slot: nothing is being written, and nothing was lost."""
         quiet = self.state.busy_start == self.state.busy_stop
-        return quiet and self._pending is None and not self._lossy and not self.table.has_losses
+        return quiet and not self._is_torn and self._pending is None and not self._lossy and not self.table.has_losses
 
     def _gathered(self, attempt: Attempt[T], before: bytes, *, strict: bool) -> tuple[T] | None:
         """Return what an attempt gathered, or None where it makes sense to try again."""
@@ -246,18 +246,6 @@ class Store(Following):
         if (after == before and idle) or (touched is not None and self._still_owned(touched)):
             return (result,)
         return None
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the path still leads to the directory that was opened.
-
-        Then what was read by path before came from there: while its state file is open here, no other one can be
-        taken for it.
-        """
-        try:
-            return os.path.samestat(os.stat(self.root / paths.STATE), os.fstat(self._fds[paths.STATE]))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
 
     @property
     def is_converted(self) -> bool:
@@ -288,7 +276,7 @@ class Store(Following):
         """Return if trying again makes sense; otherwise say what is wrong."""
         if self.refresh() != before:
             return
-        if self.state.busy_start < self.state.busy_stop and writer_is_alive(self.root):
+        if (self.state.busy_start < self.state.busy_stop or self._is_torn) and writer_is_alive(self.root):
             return
         if self.refresh() != before:  # the writer ended between the two looks
             return
@@ -322,14 +310,16 @@ class Store(Following):
                     raise
             return known is None
         start, stop = self.state.busy_start, min(self.state.busy_stop, self.state.frames)
-        gone = self.lost_slots(start, stop)
+        if self._is_torn:  # what was being overwritten then is not known
+            start, stop = 0, self.state.frames
+        gone = self.lost_range(start, stop)
         news = self._given_up != self._raw
         self._given_up = self._raw
-        if not len(gone):
+        if gone is None:
             return False
         self._lossy = True
         before = self.table.live_starts.copy()
-        self.table.lose(int(gone[0]), int(gone[-1]) + 1)
+        self.table.lose(*gone)
         return news or not np.array_equal(before, self.table.live_starts)
 
     def read_redo(self) -> Redo:
@@ -348,10 +338,16 @@ class Store(Following):
         """The episode rows that own slots [start, stop); -1 where none does."""
         return (self._owners[start:stop] & OWNER_ROW_MASK).astype(np.int64) - 1
 
-    def lost_slots(self, start: int, stop: int) -> Ints:
-        """The slots of [start, stop) that hold no frame of a committed episode."""
-        slots = np.arange(start, stop)
-        return slots[self._is_lost(slots)]
+    def owned_pieces(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """Yield the parts of slots [start, stop) in which there is an owner: their first slot, and their words."""
+        for at in range(start, stop, PIECE_SLOTS):
+            words = self._owners[at : min(at + PIECE_SLOTS, stop)]
+            if np.any(words):
+                yield at, words
+
+    def lost_range(self, start: int, stop: int) -> tuple[int, int] | None:
+        """The range from the first to the last slot of [start, stop) that hold no frame of a committed episode."""
+        return lost_range(start, stop, self._is_lost)
 
     def _is_lost(self, slots: Ints) -> NDArray[np.bool_]:
         rows = (self.words_at(slots) & OWNER_ROW_MASK).astype(np.int64) - 1
@@ -373,11 +369,14 @@ class Store(Following):
         nearest = slots.copy()
         left = np.unique(slots[lost])
         while len(left):
-            before, after = survivors_around(int(left[0]), self.state.frames, self._is_lost)
+            before, after = survivors_around(int(left[0]), self.state.frames, self._is_lost, self.table.live_ranges)
             if before < 0 and after >= self.state.frames:
                 if in_the_making and self.state.busy_start < self.state.busy_stop:
                     raise UnsettledError
-                raise StorageDirCorruptError(f"{self.root}: no frame survives")
+                raise StorageDirCorruptError(
+                    f"{self.root}: no frame survives: a writer died while it was overwriting all there were; "
+                    "add episodes to go on"
+                )
             if before < 0 or after >= self.state.frames:
                 nearer = np.full(len(slots), after if before < 0 else before)
             else:

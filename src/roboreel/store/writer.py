@@ -23,11 +23,10 @@ from roboreel.format.filesystem import check_ring_place
 from roboreel.format.lock import WriterLock
 from roboreel.format.manifest import ByteCapacity, Manifest, metadata_hash
 from roboreel.format.records import OWNER_DTYPE, OWNER_ROW_MASK, State, seal_row
-from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 from roboreel.store.capacity import Capacity, ImageBytes, check_first
 from roboreel.store.cloning import SnapshotReport, take_snapshot
 from roboreel.store.editing import apply_redo, drop_redo, make_draft, make_redo
-from roboreel.store.episode import Episode, in_memory_for, parse_episode
+from roboreel.store.episode import Episode, blocks_of, in_memory_for, parse_episode
 from roboreel.store.episode_row import episode_row
 from roboreel.store.episodes import lost_row
 from roboreel.store.layout import creating, frame_bytes, make_files
@@ -106,9 +105,10 @@ class Writer:
     def _add_parsed(self, episode: Episode) -> None:
         self._lock.check_owned()
         manifest, state = self.store.manifest, self.store.state
-        place = place_episode(
-            episode.length, state.next_slot, state.capacity, fixed=manifest.fixed_capacity, ring=manifest.ring
-        )
+        start = state.next_slot
+        if manifest.ring and start == state.frames and self._image_bytes.leave_no_room(episode.length):
+            start = 0  # over the oldest, rather than to give these up and use slots that nothing is in yet
+        place = place_episode(episode.length, start, state.capacity, fixed=manifest.fixed_capacity, ring=manifest.ring)
         if place.capacity > state.capacity:
             self.grow(self._grown(place.capacity))
         table = self.store.table
@@ -118,14 +118,30 @@ class Writer:
         with self._rolled_back(place):
             clips, checksums = self._media.stage(episode)
             if manifest.byte_capacity is not None:
-                self._image_bytes.check(table.outside(place.start, place.stop), state.rows, clips)
+                stay = table.NONE if manifest.ring else table.outside(place.start, place.stop)
+                self._image_bytes.check(stay, state.rows, clips)
             row = episode_row(self.store, episode, place, clips, self._code)
             self._put_at_risk(place)
             self._put_live(self.store.state.with_busy(place.start, place.stop))
             self._write(episode, place, checksums)
             self._commit(episode, place, row)
         with contextlib.suppress(StorageError):  # the episode is in; the next one sweeps what stayed behind
-            self._media.evict(hit)
+            self._media.evict(np.concatenate([hit, self._drop_beyond_bytes()]))
+
+    def _drop_beyond_bytes(self) -> NDArray[np.int64]:
+        """In a ring, give up the oldest episodes until the files fit the capacity in bytes; return their rows."""
+        gone: list[int] = []
+        table = self.store.table
+        while self.store.manifest.ring and len(table.live) > 1 and self._image_bytes.are_too_many():
+            row = int(table.live[0])  # which the next episodes would overwrite
+            start, stop = int(table.live_starts[row]), int(table.stops_of(table.live[:1])[0])
+            self._put_at_risk(Place(start, stop, self.store.state.capacity))
+            with self._let_go_on_failure():
+                self._put_live(self.store.state.with_busy(start, stop))
+                self.give_up(start, stop)
+                self._put_live(self.store.state.with_busy(0, 0))
+            gone.append(row)
+        return np.array(gone, np.int64)
 
     def _put_at_risk(self, place: Place) -> None:
         """Before a slot that the durable record counts is overwritten, have that record say so."""
@@ -141,7 +157,7 @@ class Writer:
             self._slots.write_owners(place.start, np.zeros(overlap, OWNER_DTYPE))
         for key in self._slots.columns:
             slot = place.start
-            for block in self._blocks(episode, key):
+            for block in blocks_of(episode, self.store.manifest.keys[key], state, self._code):
                 self._slots.write(key, slot, block)
                 slot += len(block)
             if slot != place.stop:
@@ -149,21 +165,6 @@ class Writer:
         for key, checksums in image_checksums.items():
             self._slots.write_checksums(key, place.start, checksums)
         self._slots.write_owners(place.start, np.full(episode.length, state.rows + 1, OWNER_DTYPE))
-
-    def _blocks(self, episode: Episode, key: str) -> Iterator[NDArray[Any]]:
-        spec, state = self.store.manifest.keys[key], self.store.state
-        if spec.is_camera:
-            yield from episode.cameras[key].blocks()
-        elif spec.is_string:
-            yield np.array([self._code(text) for text in episode.strings[key]], spec.dtype)
-        elif key == INDEX_KEY:
-            yield np.arange(state.next_index, state.next_index + episode.length, dtype=spec.dtype)
-        elif key == FRAME_INDEX_KEY:
-            yield np.arange(episode.length, dtype=spec.dtype)
-        elif key == EPISODE_INDEX_KEY:
-            yield np.full(episode.length, state.next_episode_index, spec.dtype)
-        else:
-            yield episode.columns[key]
 
     def _commit(self, episode: Episode, place: Place, row: NDArray[np.void]) -> None:
         state = self.store.state
@@ -234,7 +235,8 @@ class Writer:
         state = self.store.state
         busy = [(state.busy_start, min(state.busy_stop, state.frames))] if state.busy_start < state.busy_stop else []
         for start, stop in (*busy, *self.store.at_risk):
-            self.give_up(self.store.lost_slots(start, stop))
+            if lost := self.store.lost_range(start, stop):
+                self.give_up(*lost)
         if busy or self.store.at_risk:
             self._put_live(self.store.state.with_busy(0, 0))
         if self.store.manifest.capacity > self.store.state.capacity:  # died between the metadata and the record
@@ -249,12 +251,11 @@ class Writer:
             capacity = self.store.state.capacity
         self._put_metadata(self.store.manifest, capacity)
 
-    def give_up(self, lost: NDArray[np.int64]) -> None:
-        """Append a row that says that slots hold nothing, and take their owners away."""
-        if not len(lost):
-            return
-        state, start, stop = self.store.state, int(lost[0]), int(lost[-1]) + 1
-        self._slots.write_owners(start, np.zeros(stop - start, OWNER_DTYPE))
+    def give_up(self, start: int, stop: int) -> None:
+        """Append a row that says that slots [start, stop) hold nothing, and take their owners away."""
+        state = self.store.state
+        for at, words in self.store.owned_pieces(start, stop):
+            self._slots.write_owners(at, np.zeros(len(words), OWNER_DTYPE))
         row = lost_row(self.store.table.rows.dtype, start, stop)
         self._episodes.write_at(state.rows * row.dtype.itemsize, seal_row(row))
         self._records.put_live(replace(state, generation=state.generation + 1, rows=state.rows + 1, seq=state.seq + 1))
