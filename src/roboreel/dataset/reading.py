@@ -73,18 +73,17 @@ def check_windows(windows: Windows, store: Store, episodes: Sequence[int] | None
         shown_rows = shown_rows[np.isin(table.rows["episode_index"][shown_rows], episodes)]
     if not windows.deltas or not len(shown_rows):
         return
-    rows = table.rows[shown_rows]
-    irregular = ~table.integer_windows_of(shown_rows)
-    holes = rows["episode_index"][irregular & (rows["max_gap"] > 2 * tolerance_s(fps))].tolist()
+    irregular = shown_rows[~table.integer_windows_of(shown_rows)]
+    holes = table.rows["episode_index"][irregular[table.rows["max_gap"][irregular] > 2 * tolerance_s(fps)]].tolist()
     if holes and windows.on_hole == "raise":
         shown = ", ".join(map(str, holes[:10])) + (", …" if len(holes) > 10 else "")
         raise TimestampOutsideToleranceError(
             f"{len(holes)} episodes have neighbouring frames over {2 * tolerance_s(fps):.4g} s apart, at {fps:g} Hz: "
             f"{shown}; type set_delta_timestamps(…, on_hole='nearest') or 'pad' to take them all the same"
         )
-    if store.manifest.ring or np.any(irregular):
+    if store.manifest.ring or len(irregular):
         return  # longer episodes may come; and irregular ones may last longer than their frames count
-    longest = int(rows["length"].max())
+    longest = int(table.rows["length"][shown_rows].max())
     for key, deltas in windows.deltas.items():
         if np.all(np.abs(deltas.offsets) >= longest):
             raise InvalidArgumentError(

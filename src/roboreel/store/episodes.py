@@ -126,13 +126,16 @@ class EpisodeTable:
         self._live = self._integer_windows = None
 
     def append(self, new: NDArray[np.void]) -> None:
-        """Add rows in the order of their commits."""
+        """Add rows in the order of their commits; the first ones are not copied, and are the table's from then on."""
         if not len(new):
             return
         first = self._count
-        self._grow(first + len(new))
-        self._rows[first : first + len(new)] = new
-        self._live_start[first : first + len(new)] = new["start"]
+        if first:
+            self._grow(first + len(new))
+            self._rows[first : first + len(new)] = new
+            self._live_start[first : first + len(new)] = new["start"]
+        else:
+            self._rows, self._live_start = new, new["start"].copy()
         self._has_losses |= bool(np.any(new["flags"] & FLAG_LOST))
         self._count += len(new)
         self._live = self._integer_windows = None

@@ -44,6 +44,8 @@ from roboreel.store.row_check import check_rows
 _PAUSE_S = 0.0005
 _RECORD_TRIES = 200
 _PIECE_BYTES = 16 << 20
+_ROWS_PIECE_BYTES = 1 << 20
+"""Of the episode table: memory that the next piece is read into while it is in the processor's cache."""
 
 
 class Following:
@@ -206,7 +208,7 @@ class Following:
             )
         size = dtype.itemsize
         pieces = files.pieces(
-            self._fds[paths.EPISODES], known * size, state.rows * size, max(1, _PIECE_BYTES // size) * size
+            self._fds[paths.EPISODES], known * size, state.rows * size, max(1, _ROWS_PIECE_BYTES // size) * size
         )
         new, row = [self.table.rows[:0]], known
         for piece in pieces:  # looked at before the next is read: there may be more of nothing than fits the memory

@@ -31,6 +31,8 @@ def check_rows(rows: NDArray[np.void], state: State, *, ring: bool, first: int =
         raise StorageDirCorruptError(f"{paths.STATE}: {wrong}; {_ADVICE}")
 
 
+_BLOCK = 4096
+"""So many rows are looked at from all sides while they are in the processor's cache."""
 _ADVICE = "type roboreel verify, or restore both from a copy"
 
 
@@ -41,10 +43,12 @@ def row_problems(
     lost = (rows["flags"] & FLAG_LOST) != 0
     passed = np.isin(np.arange(len(rows)), list(spoiled))
     wrong = np.zeros(len(rows), np.bool_)
-    for at_fault, say in (*_alone(rows, state, lost), *_clips(rows)):
-        for row in np.flatnonzero(at_fault & ~passed & ~wrong).tolist():
-            wrong[row] = True
-            yield first + row, say(rows[row])
+    for begin in range(0, len(rows), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        for at_fault, say in (*_alone(rows[block], state, lost[block]), *_clips(rows[block])):
+            for row in (begin + np.flatnonzero(at_fault & ~passed[block] & ~wrong[block])).tolist():
+                wrong[row] = True
+                yield first + row, say(rows[row])
     real = np.flatnonzero(~lost & ~passed & ~wrong)
     for at, what in _out_of_order(rows, real, ring=ring, is_first=first == 0):
         yield first + at, what
@@ -85,13 +89,16 @@ def _out_of_order(
     rows: NDArray[np.void], real: NDArray[np.int64], *, ring: bool, is_first: bool
 ) -> Iterator[tuple[int, str]]:
     """Yield the episodes that do not go on where the one before ended."""
-    starts, stops = rows["start"][real], rows["start"][real] + rows["length"][real]
-    index, episode = rows["first_index"][real], rows["episode_index"][real]
+    chosen = slice(None) if len(real) == len(rows) else real  # all of them need no gather
+    starts, lengths, index, episode = (
+        rows[name][chosen] for name in ("start", "length", "first_index", "episode_index")
+    )
+    stops = starts + lengths
     if is_first and len(real) and real[0] == 0 and starts[0] != 0:
         yield 0, f"begins at slot {starts[0]}, and is the first"
     next_to = np.diff(real) == 1  # else what lies between may have ended anywhere
     apart = next_to & (starts[1:] != stops[:-1]) & ~((starts[1:] == 0) & ring)
-    lower = (episode[1:] <= episode[:-1]) | (index[1:] < index[:-1] + rows["length"][real][:-1])
+    lower = (episode[1:] <= episode[:-1]) | (index[1:] < index[:-1] + lengths[:-1])
     for k in np.flatnonzero(apart | lower).tolist():
         if apart[k]:
             yield int(real[k + 1]), f"begins at slot {starts[k + 1]}, where the one before ended at {stops[k]}"
