@@ -193,6 +193,17 @@ class TestDatasets:
         for key in (TOP, WRIST):
             np.testing.assert_array_equal(batch[key], plain[key])
 
+    def test_png_files_too(self, tmp_path: Path) -> None:
+        large = painted_frames(range(30)).repeat(2, axis=1).repeat(2, axis=2)
+        LeRobotDatasetV2(tmp_path / "ds", fps=10, image_mode="png").add_episodes({TOP: large})
+        for threads in (None, 1, 2, 5):
+            options: dict[str, Any] = {"image_dtype": "uint8", "delta_timestamps": {TOP: [-0.1, 0.0]}}
+            dataset = LeRobotDatasetV2(tmp_path / "ds", **options, decode_threads=threads)
+            for indices in ([4], [7, 7, 8], np.random.default_rng(3).integers(0, 30, 50).tolist()):
+                given = dataset.get_batch(indices)[TOP].movedim(-3, -1).numpy()
+                wanted = [n for i in indices for n in (max(i - 1, 0), i)]
+                np.testing.assert_array_equal(given.reshape(-1, *large.shape[1:]), large[wanted])
+
     @pytest.mark.parametrize("start", ["fork", "spawn"])
     def test_workers_share_the_cores(self, two_cameras: Path, start: str) -> None:
         data = pytest.importorskip("torch.utils.data")

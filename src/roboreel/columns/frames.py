@@ -21,6 +21,8 @@ from roboreel._optional import require
 from roboreel.errors import SourceError
 
 _UINT8 = np.dtype(np.uint8)
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's names, by channels."""
 
 BLOCK_BYTES = 32 << 20
 """About how many bytes of decoded frames are held at a time."""
@@ -215,11 +217,12 @@ def decode_png(data: bytes, shape: Sequence[int], source: str, dtype: np.dtype[A
             if dtype == np.uint16:
                 array = np.asarray(image).astype(np.uint16, copy=False)  # older Pillows give 16 bits as int32
             else:
-                wanted = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1]]
+                wanted = _MODES[shape[-1]]
                 array = np.asarray(image if image.mode == wanted else image.convert(wanted))
     except Exception as error:
         raise SourceError(f"{source}: not a readable image ({error})") from error
-    array = array.reshape(array.shape[0], array.shape[1], -1)
+    if array.ndim == 2:
+        array = array[..., None]
     if array.shape != tuple(shape):
         raise SourceError(f"{source}: image of shape {array.shape} where the episode's others are {tuple(shape)}")
     return array

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,28 +14,49 @@ import xxhash
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.columns.base import Column, Frames
+from roboreel.columns.base import Column, Decoding, Frames
 from roboreel.columns.frames import CameraFrames, PngFrames, decode_png
+from roboreel.columns.threads import shared
 from roboreel.format import files, paths
 from roboreel.format.records import CHECKSUM_DTYPE
 from roboreel.format.threads import Stop, cores, mapped, unless_stopped
 from roboreel.schema import KeySpec
 
+_LARGE_BYTES = 1 << 16
+"""A smaller image takes so little time to decode that threads would mostly wait for the interpreter."""
+_SHARES_A_THREAD = 2
+"""More than one even out what each takes."""
+
 
 class PngColumn(Column):
-    def __init__(self, root: Path, spec: KeySpec) -> None:
+    def __init__(self, root: Path, spec: KeySpec, decoding: Decoding | None = None) -> None:
         self.spec = spec
-        self._root = root
+        self._path_of = paths.image_paths(root, spec.name)
+        self._decoding = decoding or Decoding()
 
     def read(self, frames: Frames, out: NDArray[Any]) -> None:
-        decoded: dict[tuple[int, int], int] = {}  # windows that overlap ask for the same frame more than once
-        for k, where in enumerate(zip(frames.rows.tolist(), frames.positions.tolist(), strict=True)):
-            if where in decoded:
-                out[k] = out[decoded[where]]
-                continue
-            path = paths.image_path(self._root, self.spec.name, *where)
-            out[k] = decode_png(files.read_file(path), self.spec.shape, str(path), self.spec.dtype)
-            decoded[where] = k
+        """Fill `out` (N, H, W, C): in order, each file decoded once, in several threads."""
+        if not len(out):
+            return
+        order = np.lexsort((frames.positions, frames.rows))
+        rows, positions = frames.rows[order], frames.positions[order]
+        first = np.ones(len(order), np.bool_)  # windows that overlap ask for the same frame more than once
+        first[1:] = (np.diff(rows) != 0) | (np.diff(positions) != 0)
+        distinct = order[first]
+        wanted = list(zip(distinct.tolist(), rows[first].tolist(), positions[first].tolist(), strict=True))
+        limit = self._decoding.limit if self.spec.frame_bytes >= _LARGE_BYTES else 1
+        share = -(-len(wanted) // (_SHARES_A_THREAD * limit))
+        jobs = [partial(self._decode, wanted[k : k + share], out) for k in range(0, len(wanted), share)]
+        shared.run(jobs, limit)
+        sources = distinct[np.cumsum(first) - 1]
+        for k, source in zip(order[~first].tolist(), sources[~first].tolist(), strict=True):
+            out[k] = out[source]
+
+    def _decode(self, wanted: Sequence[tuple[int, int, int]], out: NDArray[Any]) -> None:
+        shape, dtype = self.spec.shape, self.spec.dtype
+        for k, row, position in wanted:
+            path = self._path_of(row, position)
+            out[k] = decode_png(files.read_file(path), shape, path, dtype)
 
 
 class PngWriter:

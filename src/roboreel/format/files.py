@@ -97,7 +97,7 @@ def storage_error(what: str, error: OSError) -> StorageError:
     return StorageError(f"{what} failed: {error.strerror or error}")
 
 
-def open_to_read(path: Path) -> int:
+def open_to_read(path: Path | str) -> int:
     """Return a descriptor of a regular file.
 
     Raises:
@@ -112,10 +112,17 @@ def open_to_read(path: Path) -> int:
         raise storage_error(f"opening {path}", error) from error
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path | str) -> bytes:
     """Return the content of a regular file; raises as `open_to_read`."""
-    with os.fdopen(open_to_read(path), "rb") as file:
-        return file.read()
+    fd = open_to_read(path)
+    try:
+        size = os.fstat(fd).st_size
+        content = os.read(fd, size + 1)
+        if len(content) != size:  # it grows, or is larger than one read gives
+            content += b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+    finally:
+        os.close(fd)
+    return content
 
 
 def pieces(fd: int, start: int, stop: int, size: int) -> Iterator[bytes]:
@@ -139,7 +146,7 @@ def looking_at(path: Path) -> Iterator[None]:
         raise storage_error(f"reading {path}", error) from error
 
 
-def _open_regular(path: Path, flags: int) -> int:
+def _open_regular(path: Path | str, flags: int) -> int:
     """Open without waiting, as a pipe has one do; for writing also without following a link, which leads elsewhere."""
     if flags & os.O_ACCMODE != os.O_RDONLY:
         flags |= os.O_NOFOLLOW
@@ -155,7 +162,7 @@ def _open_regular(path: Path, flags: int) -> int:
     return fd
 
 
-def not_regular(path: Path) -> StorageDirCorruptError:
+def not_regular(path: Path | str) -> StorageDirCorruptError:
     return StorageDirCorruptError(
         f"{path} is not a regular file, but a link, a directory or a device, or lies beneath one that is no directory: "
         "put the file itself there"

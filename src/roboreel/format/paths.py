@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from roboreel.errors import InvalidArgumentError
@@ -50,6 +52,7 @@ _MAX_NAME_BYTES = 240
 """Linux and macOS allow 255 bytes; endings and temporary names need a few."""
 
 
+@functools.lru_cache(maxsize=1024)
 def encode_key(key: str) -> str:
     """Return a file name for a data key: safe on every file system, also on those that ignore case.
 
@@ -86,6 +89,17 @@ def image_dir(root: Path, key: str, row: int) -> Path:
 
 def image_path(root: Path, key: str, row: int, frame: int) -> Path:
     return root / IMAGE_TEMPLATE.format(key=encode_key(key), row=row, frame=frame)
+
+
+def image_paths(root: Path, key: str) -> Callable[[int, int], str]:
+    """Return what gives `image_path` of a row and a frame as a string: a `Path` costs a tenth of decoding one.
+
+    >>> image_paths(Path("pusht"), "observation.image")(0, 2)
+    'pusht/images/observation.image/000000000/000002.png'
+    """
+    before, _, after = IMAGE_TEMPLATE.partition("{key}")
+    beginning = str(root / (before + encode_key(key)))
+    return lambda row, frame: beginning + after.format(row=row, frame=frame)
 
 
 def video_path(root: Path, key: str, file: int) -> Path:

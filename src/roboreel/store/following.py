@@ -253,7 +253,7 @@ class Following:
         if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
             return VideoColumn(self.root, spec, self.manifest.video_keys.index(key), self.decoding)
         if spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
-            return PngColumn(self.root, spec)
+            return PngColumn(self.root, spec, self.decoding)
         return MemmapColumn(self.root, spec, capacity)
 
     def bytes_on_disk(self) -> int:
