@@ -70,11 +70,15 @@ class VideoDecoder:
         if self._pid != os.getpid():
             self._abandon()
             self._open()
-        for index, row in zip(indices.tolist(), rows.tolist(), strict=True):
-            if not 0 <= index < len(self.table):
-                raise VideoError(f"{self.path}: frame {index} asked for, but the file has {len(self.table)} frames")
+        count = len(self.table)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < count:
+            wrong = next(index for index in indices.tolist() if not 0 <= index < count)
+            raise VideoError(f"{self.path}: frame {wrong} asked for, but the file has {count} frames")
+        places = np.searchsorted(self._keys, indices, side="right")
+        keys = np.append(-1, self._keys)[places]
+        for index, row, key in zip(indices.tolist(), rows.tolist(), keys.tolist(), strict=True):
             try:
-                self._to_rgb(self._frame(index), out[row])
+                self._to_rgb(self._frame(index, key), out[row])
             except self._av.FFmpegError as error:
                 self._at = None  # whatever state it is in: the next read seeks
                 raise VideoError(f"{self.path}: frame {index} cannot be decoded ({error.strerror})") from error
@@ -131,17 +135,19 @@ class VideoDecoder:
         self._frames = _decoded(first, self._packets)
         return first if first is not None and first.size else None
 
-    def _frame(self, index: int) -> VideoFrame:
-        """Decode up to frame `index`, from here or from a key frame, whichever is nearer."""
-        if self._at == index and self._current is not None:
-            return self._current
-        if self._goes_on_to(index):
-            frame = self._advance(index)
-            if frame is not None:
-                return frame
-        for key in self._starts(index):
-            if self._seek(key):
-                frame = self._advance(index, key)
+    def _frame(self, index: int, key: int) -> VideoFrame:
+        """Decode up to frame `index`, from here or from the key frame before it, `key`, whichever is nearer."""
+        at = self._at
+        if at is not None:
+            if at == index and self._current is not None:
+                return self._current
+            if at < index and key <= at + _SEEK_COST:
+                frame = self._advance(index)
+                if frame is not None:
+                    return frame
+        for start in self._starts(index):
+            if self._seek(start):
+                frame = self._advance(index, start)
                 if frame is not None:
                     return frame
         second = float(self.table.times[index])
@@ -149,14 +155,6 @@ class VideoDecoder:
             f"{self.path}: frame {index} of {len(self.table)} (at {second:.3f} s) does not come out of the decoder: "
             f"the file is damaged, or is not the one that its frame table was made from"
         )
-
-    def _goes_on_to(self, index: int) -> bool:
-        """Whether decoding on from here reaches `index` sooner than a jump."""
-        if self._at is None or index <= self._at:
-            return False
-        place = int(np.searchsorted(self._keys, index, side="right")) - 1
-        key = int(self._keys[place]) if place >= 0 else -1
-        return key <= self._at or index - self._at <= index - key + _SEEK_COST
 
     def _starts(self, index: int) -> Iterator[int | None]:
         """Key frames to begin from, the last before `index` first, then ever longer steps back; None: the file's start.
@@ -220,9 +218,8 @@ class VideoDecoder:
             raise VideoError(
                 f"{self.path}: a frame of {rgb.width}x{rgb.height} where {out.shape[1]}x{out.shape[0]} was expected"
             )
-        plane = rgb.planes[0]
-        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        out[...] = lines[: rgb.height, : 3 * rgb.width].reshape(out.shape)
+        plane: Any = rgb.planes[0]
+        out[...] = np.ndarray(out.shape, np.uint8, plane, 0, (plane.line_size, 3, 1))
 
 
 def _decoded(
