@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -26,6 +27,8 @@ FPS = 10
 LENGTHS = (5, 4, 6)
 TASKS = ("push the block", "pull the block")
 CAMERA = "observation.images.top"
+V1_VIDEO = f"videos/{CAMERA}_episode_{{:06d}}.mp4"
+V1_INDEX = "meta_data/episode_data_index.safetensors"
 V2_VIDEO = f"videos/chunk-000/{CAMERA}/episode_{{:06d}}.mp4"
 V2_DATA = "data/chunk-000/episode_{:06d}.parquet"
 V3_VIDEO = f"videos/{CAMERA}/chunk-000/file-000.mp4"
@@ -39,7 +42,7 @@ def write_v2(folder: Path, version: str = "v2.1", camera: str | None = "video") 
     for episode, length in enumerate(LENGTHS):
         _write(folder / V2_DATA.format(episode), rows(episode, first, length, images=camera == "image"))
         if camera == "video":
-            _video(folder / V2_VIDEO.format(episode), range(first, first + length))
+            write_video_file(folder / V2_VIDEO.format(episode), range(first, first + length))
         first += length
     _write_info(folder, version, camera)
     tasks = [{"task_index": i, "task": task} for i, task in enumerate(TASKS)]
@@ -49,6 +52,55 @@ def write_v2(folder: Path, version: str = "v2.1", camera: str | None = "video") 
     return folder
 
 
+def write_v1(folder: Path, camera: str | None = "video", *, rows_a_file: int = 100, arrow: bool = True) -> Path:
+    """All episodes in Arrow or Parquet files of so many rows, and a video each; the tasks are a column of strings."""
+    table = v1_table(camera)
+    starts = range(0, len(table), rows_a_file)
+    for number, start in enumerate(starts):
+        kind, place = ("arrow", "train/data") if arrow else ("parquet", "data/train")
+        path = folder / f"{place}-{number:05d}-of-{len(starts):05d}.{kind}"
+        part = table.slice(start, rows_a_file)
+        write_arrow(path, part) if arrow else _write(path, part, row_group_size=3)
+    ends = np.cumsum(LENGTHS)
+    for episode, length in enumerate(LENGTHS) if camera == "video" else ():
+        write_video_file(folder / V1_VIDEO.format(episode), range(ends[episode] - length, ends[episode]))
+    (folder / "meta_data").mkdir()
+    (folder / "meta_data" / "info.json").write_text(json.dumps({"codebase_version": "v1.6", "fps": FPS}))
+    write_safetensors(folder / V1_INDEX, {"from": np.array([0, *ends[:-1]], np.int64), "to": np.array(ends, np.int64)})
+    return folder
+
+
+def v1_table(camera: str | None) -> pa.Table:
+    tables = []
+    for episode, (first, length) in enumerate(zip((0, 5, 9), LENGTHS, strict=True)):
+        table = rows(episode, first, length, images=camera == "image").drop_columns("task_index")
+        table = table.append_column("language_instruction", pa.array([TASKS[episode % 2]] * length))
+        if camera == "video":
+            frames = [{"path": V1_VIDEO.format(episode), "timestamp": k / FPS} for k in range(length)]
+            column = pa.array(frames, pa.struct({"path": pa.string(), "timestamp": pa.float32()}))
+            table = table.append_column(CAMERA, column)
+        tables.append(table)
+    return pa.concat_tables(tables)
+
+
+def write_arrow(path: Path, table: pa.Table) -> None:
+    """An Arrow stream of batches of four rows, as `datasets` writes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table.combine_chunks(), max_chunksize=4)
+
+
+def write_safetensors(path: Path, arrays: dict[str, Any]) -> None:
+    header, data = {}, b""
+    for name, array in arrays.items():
+        dtype = {"int64": "I64", "float32": "F32"}[array.dtype.name]
+        offsets = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
 def write_v3(folder: Path, camera: str | None = "video") -> Path:
     """All episodes in one Parquet file, its row groups cutting through them, and in one video."""
     firsts = [sum(LENGTHS[:e]) for e in range(len(LENGTHS))]
@@ -56,7 +108,7 @@ def write_v3(folder: Path, camera: str | None = "video") -> Path:
     tables = [rows(e, first, n, images=images) for e, (first, n) in enumerate(zip(firsts, LENGTHS, strict=True))]
     _write(folder / V3_DATA, pa.concat_tables(tables), row_group_size=3)
     if camera == "video":
-        _video(folder / V3_VIDEO, range(sum(LENGTHS)))
+        write_video_file(folder / V3_VIDEO, range(sum(LENGTHS)))
     _write_info(folder, "v3.0", camera)
     _write(folder / "meta" / "tasks.parquet", pa.table({"task_index": [0, 1], "task": list(TASKS)}))
     listed: list[dict[str, Any]] = []
@@ -177,7 +229,7 @@ def _write(path: Path, table: pa.Table, **options: Any) -> None:
     pq.write_table(table, path, **options)
 
 
-def _video(path: Path, numbers: range) -> None:
+def write_video_file(path: Path, numbers: range) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_video_bytes(numbers))
 

@@ -348,5 +348,5 @@ def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(NotADatasetError, match=r"info\.json is missing \(found: nothing\)"):
         open_lerobot(tmp_path)
     (tmp_path / "meta_data").mkdir()
-    with pytest.raises(SourceError, match=r"LeRobot v1\.x is not read yet"):
+    with pytest.raises(SourceError, match=r"meta_data/info\.json: cannot be read"):
         open_lerobot(tmp_path)

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from roboreel.convert.lerobot import open_lerobot
-from roboreel.errors import SourceError
 from roboreel.store import VideoFrames
 from tests.lerobot_folders import decoded, read_lerobot
 
@@ -141,12 +140,6 @@ def test_pusht_images_equal_the_zarr_of_the_same_recording(shared_data: Path) ->
     images = zarr.open(str(shared_data / "fmt_zarr_pusht_full"), mode="r")["data/img"]
     _, episodes = read_lerobot(shared_data / "v3.0_pusht_image_slice")
     np.testing.assert_array_equal(decoded(episodes[1], "observation.image"), images[161:279])
-
-
-@pytest.mark.parametrize("name", ["v1.1_pusht_image", "v1.2_pusht"])
-def test_real_folders_of_v1_say_that_they_are_not_read_yet(shared_data: Path, name: str) -> None:
-    with pytest.raises(SourceError, match=r"LeRobot v1\.x is not read yet"):
-        open_lerobot(shared_data / name)
 
 
 def test_the_sample_is_read_without_a_warning(sample_dir: Path) -> None:

@@ -29,7 +29,7 @@ class ForecastConfig:
     """Say how many bytes a recording like this one will take, per key and image mode. Nothing is written."""
 
     dir: tyro.conf.Positional[Path]
-    """A roboreel dataset or a LeRobot folder (v2.0, v2.1, v3.0), for its keys and a few of its images."""
+    """A roboreel dataset or a LeRobot folder (v1.1 to v3.0), for its keys and a few of its images."""
     frames: int
     """Number of frames to come."""
     episode_length: int | None = None

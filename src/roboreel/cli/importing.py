@@ -24,14 +24,14 @@ _EPISODES_TIMED = 8
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Take a LeRobot folder (v2.0, v2.1 or v3.0) in as a roboreel dataset. The folder is only read.
+    """Take a LeRobot folder (v1.1 to v1.6, v2.0, v2.1 or v3.0) in as a roboreel dataset. The folder is only read.
 
     Says first what it will take, and refuses what would not fit. Killed or interrupted, the same command goes on where
     it was.
     """
 
     folder: tyro.conf.Positional[Path]
-    """The folder that holds meta/info.json."""
+    """The folder that holds meta/info.json, or before v2.0 meta_data/info.json."""
     dest: tyro.conf.Positional[Path]
     """Where the dataset goes: a new or an empty directory."""
     decode_images: bool = False
@@ -52,6 +52,8 @@ class ImportConfig:
     """The same for some cameras only: KEY HEIGHT WIDTH, and more of them."""
     skip_episodes: tuple[int, ...] = ()
     """Episodes that are left out, by their episode_index: damaged ones, say."""
+    strict: bool = False
+    """Refuse what would be left out with a warning: a declared camera without frames, a column that is no array."""
     forecast: bool = False
     """Only say what it would take."""
     force: bool = False
@@ -98,6 +100,7 @@ def _options(config: ImportConfig) -> IngestOptions:
         progress=not config.quiet,
         force=config.force,
         skip_episodes=config.skip_episodes,
+        strict=config.strict,
     )
 
 

@@ -15,7 +15,7 @@ from roboreel import __version__
 from roboreel.errors import RoboreelError, RoboreelWarning
 
 COMMANDS = {
-    "import": ("roboreel.cli.importing", "take a LeRobot folder (v2.0, v2.1, v3.0) in as a roboreel dataset"),
+    "import": ("roboreel.cli.importing", "take a LeRobot folder (v1.1 to v3.0) in as a roboreel dataset"),
     "info": ("roboreel.cli.info", "show what a dataset holds"),
     "forecast": ("roboreel.cli.forecasting", "say how many bytes a recording like this one will take"),
     "convert": ("roboreel.cli.converting", "store cameras as memmap, PNG or video, in place or in a copy"),

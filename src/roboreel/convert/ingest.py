@@ -47,6 +47,8 @@ class IngestOptions:
     """Go on where the forecast says that it does not fit."""
     skip_episodes: Collection[int] = ()
     """Episodes of the source, by its own numbers, that are left out."""
+    strict: bool = False
+    """Refuse what would be left out with a warning: a declared camera without frames, a column that is no array."""
 
     def __post_init__(self) -> None:
         if self.ring and self.buffer_capacity is None:

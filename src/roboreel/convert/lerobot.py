@@ -1,4 +1,4 @@
-"""LeRobot v2.0, v2.1 and v3.0 folders as a `Source`: opened and checked at once, read episode by episode."""
+"""LeRobot v1.x, v2.0, v2.1 and v3.0 folders as a `Source`: opened and checked at once, read episode by episode."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from roboreel.convert.lerobot_info import Info, read_info, shown
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings, data_files
 from roboreel.convert.lerobot_rate import check_rate
 from roboreel.convert.lerobot_tasks import Tasks, read_tasks
+from roboreel.convert.lerobot_v1 import is_v1, open_v1, read_v1_episodes
 from roboreel.convert.lerobot_v2 import read_v2_episodes
 from roboreel.convert.lerobot_v3 import read_v3_episodes
 from roboreel.convert.lerobot_videos import VideoCamera
-from roboreel.convert.parquet import ParquetFile, RowReader, parse_strings
+from roboreel.convert.parquet import parse_strings
+from roboreel.convert.rows import RowFile, Rows
 from roboreel.convert.source import SourceEpisode
 from roboreel.errors import SourceError
 from roboreel.schema import FRAME_INDEX_KEY, INDEX_KEY, STRING_CODE_DTYPE, TASK_KEY, TIMESTAMP_KEY, KeySpec
@@ -24,15 +26,16 @@ from roboreel.schema import FRAME_INDEX_KEY, INDEX_KEY, STRING_CODE_DTYPE, TASK_
 _SPLIT = re.compile(r"(\d{1,18}):(\d{1,18})")
 
 
-def open_lerobot(folder: Path | str, skip_episodes: Collection[int] = ()) -> LeRobotSource:
-    """Open a LeRobot folder of version 2.0, 2.1 or 3.0 and check all that can be checked without reading the frames.
+def open_lerobot(folder: Path | str, skip_episodes: Collection[int] = (), *, strict: bool = False) -> LeRobotSource:
+    """Open a LeRobot folder of version 1.x, 2.0, 2.1 or 3.0 and check what can be checked without reading the frames.
 
     What `meta/info.json` claims is compared with what is on disk, and what is on disk wins. A declared camera without
-    any file is left out with a warning. Of the episodes `skip_episodes` no frame is looked at.
+    any file, and a column that is no array, are left out with a warning, or refused if `strict`. Of the episodes
+    `skip_episodes` no frame is looked at.
 
     Raises:
         InvalidArgumentError: an episode to be skipped is not there.
-        NotADatasetError: the folder has no meta/info.json.
+        NotADatasetError: the folder has no meta/info.json, and no meta_data/ as before v2.0.
         SourceError: another version; a file missing or cut off; columns that are not what they are declared as.
 
     For the PushT recording of 206 episodes, its video left out:
@@ -43,10 +46,15 @@ def open_lerobot(folder: Path | str, skip_episodes: Collection[int] = ()) -> LeR
         next(source.episodes()).columns["action"].shape
         -> (161, 2)
     """
-    info, warnings = read_info(Path(folder)), Warnings()
-    layout = _find_layout(info, warnings)
-    skipped = frozenset(skip_episodes)
-    entries = read_v2_episodes(info, warnings, skipped) if layout == "v2" else read_v3_episodes(info, warnings, skipped)
+    warnings, skipped = Warnings(strict=strict), frozenset(skip_episodes)
+    if is_v1(Path(folder)):
+        layout, (info, file) = "v1", open_v1(Path(folder))
+        entries = read_v1_episodes(info, file, warnings, skipped)
+    else:
+        info = read_info(Path(folder))
+        layout = _find_layout(info, warnings)
+        read = read_v2_episodes if layout == "v2" else read_v3_episodes
+        entries = read(info, warnings, skipped)
     if not entries:
         raise SourceError(
             f"{info.folder}: holds no episodes{' but those skipped' * bool(skipped)}; complete the download"
@@ -121,7 +129,7 @@ class LeRobotSource:
     def episodes(self) -> Iterator[SourceEpisode]:
         """Every episode in order; `columns` also has `frame_index` and `timestamp` (float64 seconds, as recorded)."""
         names = [spec.name for spec in self._specs]
-        reader: tuple[ParquetFile, RowReader] | None = None
+        reader: tuple[RowFile, Rows] | None = None
         rows_before = 0
         for entry in self._entries:
             if reader is None or reader[0].path != entry.file.path:
@@ -139,7 +147,7 @@ class LeRobotSource:
     def _episode(self, entry: EpisodeEntry, table: Any) -> SourceEpisode:
         frame_index, timestamp = read_time_and_order(table, entry, self._info.fps)
         columns = {FRAME_INDEX_KEY: frame_index, TIMESTAMP_KEY: timestamp}
-        strings = {}
+        strings: dict[str, Sequence[str]] = {}
         for spec in self._specs:
             column = table.column(spec.name)
             if spec.is_string:
@@ -147,7 +155,7 @@ class LeRobotSource:
             else:
                 columns[spec.name] = read_values(spec, column, entry.where)
         if self._tasks is not None:
-            strings[TASK_KEY] = self._tasks.of_episode(entry, columns)
+            strings[TASK_KEY] = self._tasks.of_episode(entry, columns, strings)
         cameras = {camera.spec.name: camera.frames(entry) for camera in self._cameras}
         return SourceEpisode(entry.index, entry.length, columns, strings, cameras)
 

@@ -23,7 +23,7 @@ def camera_spec(
     warnings: Warnings,
     dtype: np.dtype[Any] = UINT8,
 ) -> KeySpec:
-    if feature.shape != shape:
+    if feature.shape and feature.shape != shape:
         height, width, channels = shape
         chw = feature.shape == (channels, height, width)
         how = "channels first, which is taken as" if chw else "and its frames are"

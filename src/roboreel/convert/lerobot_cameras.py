@@ -17,7 +17,7 @@ from roboreel.convert.lerobot_columns import ROW_KEYS
 from roboreel.convert.lerobot_info import Feature, Info, inside
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings
 from roboreel.convert.lerobot_videos import VideoCamera
-from roboreel.convert.parquet import ParquetFile, RowReader
+from roboreel.convert.rows import RowFile, Rows
 from roboreel.convert.source import DecodedImages
 from roboreel.errors import SourceError
 from roboreel.schema import TASK_KEY, LeRobotDatasetV2ImageMode
@@ -39,7 +39,7 @@ class ImageCamera:
     def __init__(self, feature: Feature, entries: Sequence[EpisodeEntry], info: Info, warnings: Warnings) -> None:
         self._folder = info.folder
         self._name = feature.name
-        self._reader: tuple[ParquetFile, RowReader] | None = None
+        self._reader: tuple[RowFile, Rows] | None = None
         data = self._read(entries[0], 0)
         shape, dtype = _image_form(data, f"{entries[0].where}, camera {feature.name!r}, frame 0")
         self.spec = camera_spec(feature, shape, LeRobotDatasetV2ImageMode.PNG, warnings, dtype)
@@ -140,7 +140,7 @@ def open_cameras(info: Info, entries: Sequence[EpisodeEntry], warnings: Warnings
         elif len(missing) == len(entries) and not with_images:
             _check_no_images(feature, entries, info)
             what = "video file" if feature.dtype == "video" else "column of images"
-            warnings.add(f"camera {feature.name!r} is declared and has no {what}: left out")
+            warnings.leave_out(f"camera {feature.name!r} is declared and has no {what}: left out")
         else:
             lacks = missing[0].videos[feature.name].path if not with_images else _without(entries, feature.name)
             raise SourceError(
@@ -160,7 +160,7 @@ def _check_no_images(feature: Feature, entries: Sequence[EpisodeEntry], info: In
     for entry in entries:
         column = entry.file.columns.get(feature.name)
         # some writers keep a path and a time of the video in a column: that is no image, and nothing else either
-        if column is not None and (feature.dtype == "image" or column.kind != "other"):
+        if column is not None and (feature.dtype == "image" or column.kind not in ("other", "video")):
             raise SourceError(
                 f"{entry.file.path}: column {feature.name!r} holds {column.text} where images must be, which "
                 f"info.json declares as {feature.dtype!r}; correct its dtype in {info.path}"

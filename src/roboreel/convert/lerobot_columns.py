@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from roboreel.convert.lerobot_info import Feature, Info, shown
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings
-from roboreel.convert.parquet import ColumnType, ParquetFile, parse_numbers, parse_strings
+from roboreel.convert.parquet import ColumnType, parse_numbers, parse_strings
+from roboreel.convert.rows import RowFile
 from roboreel.errors import InvalidArgumentError, SourceError
 from roboreel.schema import (
     EPISODE_INDEX_KEY,
@@ -56,13 +57,13 @@ def plan_columns(info: Info, entries: Sequence[EpisodeEntry], warnings: Warnings
     for name in files[0].columns:
         if name in ROW_KEYS or name in info.features or _PANDAS_INDEX.fullmatch(name):
             continue
-        spec = _plan_undeclared(name, files, warnings)
+        spec = _plan_undeclared(name, files, info, warnings)
         if spec is not None:
             specs.append(spec)
     return specs
 
 
-def _compare_row_key(feature: Feature, file: ParquetFile, warnings: Warnings) -> None:
+def _compare_row_key(feature: Feature, file: RowFile, warnings: Warnings) -> None:
     column = file.columns.get(feature.name)
     if column is not None and column.dtype != feature.number_dtype:
         warnings.add(
@@ -70,7 +71,7 @@ def _compare_row_key(feature: Feature, file: ParquetFile, warnings: Warnings) ->
         )
 
 
-def _plan_declared(feature: Feature, files: Sequence[ParquetFile], info: Info, warnings: Warnings) -> KeySpec | None:
+def _plan_declared(feature: Feature, files: Sequence[RowFile], info: Info, warnings: Warnings) -> KeySpec | None:
     name = feature.name
     holders = [file for file in files if name in file.columns]
     if not holders:
@@ -116,7 +117,7 @@ def _suggested(column: ColumnType) -> str:
 
 
 def _leave_task_out(column: ColumnType, warnings: Warnings) -> None:
-    warnings.add(f"column {TASK_KEY!r} holds {column.text}, and that key is the task's string: left out")
+    warnings.leave_out(f"column {TASK_KEY!r} holds {column.text}, and that key is the task's string: left out")
 
 
 def _number_spec(feature: Feature, columns: Sequence[ColumnType], info: Info, warnings: Warnings) -> KeySpec:
@@ -145,14 +146,15 @@ def _is_left_out(name: str, column: ColumnType, warnings: Warnings) -> bool:
     if column.kind == "number" or (column.kind == "string" and column.depth == 0):
         return False
     what = "binary data, which is never unpickled" if column.kind == "binary" else f"{column.text}, which is no array"
-    warnings.add(f"column {name!r} holds {what}: left out")
+    warnings.leave_out(f"column {name!r} holds {what}: left out")
     return True
 
 
-def _plan_undeclared(name: str, files: Sequence[ParquetFile], warnings: Warnings) -> KeySpec | None:
+def _plan_undeclared(name: str, files: Sequence[RowFile], info: Info, warnings: Warnings) -> KeySpec | None:
+    said = f"column {name!r}" + (" is not declared, and" if info.version >= "v2" else ":")  # v1.x declares nothing
     missing = next((file.path for file in files if name not in file.columns), None)
     if missing is not None:
-        warnings.add(f"column {name!r} is not declared, and {missing} does not have it: left out")
+        warnings.leave_out(f"{said} {missing} does not have it: left out")
         return None
     columns = [file.columns[name] for file in files]
     if name == TASK_KEY and columns[0].kind != "string":
@@ -160,34 +162,44 @@ def _plan_undeclared(name: str, files: Sequence[ParquetFile], warnings: Warnings
         return None
     odd = next((column for column in columns if column.kind != columns[0].kind), None)
     if odd is not None:
-        warnings.add(f"column {name!r} is not declared, and holds {columns[0].text} and {odd.text}: left out")
+        warnings.leave_out(f"{said} holds {columns[0].text} and {odd.text}: left out")
         return None
     if _is_left_out(name, columns[0], warnings):
         return None
     try:
         shape = _agreed_shape(name, files)
-    except SourceError as error:
-        warnings.add(f"column {name!r} is not declared, and its rows do not agree ({error}): left out")
+    except _RowsDisagreeError as error:
+        warnings.leave_out(f"{said} its rows do not agree ({error}): left out")
         return None
     if columns[0].kind == "string":
         return _spec(name, STRING_CODE_DTYPE, (), files[0].path, role="string")
     return _spec(name, _common_dtype(columns), () if shape == (1,) else shape, files[0].path)
 
 
-def _agreed_shape(name: str, files: Sequence[ParquetFile]) -> tuple[int, ...]:
+class _RowsDisagreeError(SourceError):
+    """A column that is no array: lists of several lengths, nulls."""
+
+
+def _shape_of_rows(column: Any, held: ColumnType, where: str) -> tuple[int, ...]:
+    try:
+        if held.kind == "string":
+            parse_strings(column, where)
+            return ()
+        return parse_numbers(column, where).shape[1:]
+    except SourceError as error:
+        raise _RowsDisagreeError(str(error)) from None
+
+
+def _agreed_shape(name: str, files: Sequence[RowFile]) -> tuple[int, ...]:
     """The shape of every row of a column, found by reading it whole, block by block."""
     agreed: tuple[int, ...] | None = None
     for file in files:
         reader, row, where = file.rows([name]), 0, f"{file.path}, key {name!r}"
         while row < file.num_rows:
-            block = reader.read_block(row)
-            if file.columns[name].kind == "string":
-                parse_strings(block.column(0), where)
-                shape: tuple[int, ...] = ()
-            else:
-                shape = parse_numbers(block.column(0), where).shape[1:]
+            block = reader.read_block(row)  # damage is no disagreement
+            shape = _shape_of_rows(block.column(0), file.columns[name], where)
             if agreed is not None and shape != agreed:
-                raise SourceError(f"{where}: shape {shape} where other rows have {agreed}")
+                raise _RowsDisagreeError(f"{where}: shape {shape} where other rows have {agreed}")
             agreed, row = shape, row + block.num_rows
         reader.close()
     return agreed or ()

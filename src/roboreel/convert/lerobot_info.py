@@ -36,7 +36,7 @@ _INTEGER_SPEC = re.compile(r"(0?\d{1,2})?d?")
 
 @dataclass(frozen=True)
 class Feature:
-    """What info.json declares of one key."""
+    """What info.json declares of one key; of a camera in v1.x, what its column is, without a shape."""
 
     name: str
     dtype: str
@@ -119,7 +119,7 @@ def read_info(folder: Path) -> Info:
     return Info(
         path=path,
         version=_parse_version(path, content),
-        fps=_parse_fps(path, content),
+        fps=parse_fps(path, content),
         features=_parse_features(path, content),
         data_path=_parse_optional_string(path, content, "data_path"),
         video_path=_parse_optional_string(path, content, "video_path"),
@@ -134,11 +134,6 @@ def _not_a_dataset(folder: Path) -> Exception:
         return NotADatasetError(f"{folder}: is a file; give the folder that holds meta/info.json")
     if not folder.is_dir():
         return NotADatasetError(f"{folder}: no such folder; give the folder that holds meta/info.json")
-    if (folder / "meta_data").is_dir():
-        return SourceError(
-            f"{folder}: has meta_data/ and no meta/info.json: LeRobot v1.x is not read yet; "
-            f"convert it with LeRobot to one of {', '.join(KNOWN_VERSIONS)}"
-        )
     found = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
     shown = ", ".join(found[:8]) + (", …" if len(found) > 8 else "") if found else "nothing"
     return NotADatasetError(
@@ -229,7 +224,8 @@ def _parse_version(path: Path, content: Mapping[str, Any]) -> str:
     return version
 
 
-def _parse_fps(path: Path, content: Mapping[str, Any]) -> float:
+def parse_fps(path: Path, content: Mapping[str, Any]) -> float:
+    """The `fps` of an info.json, which every version has."""
     fps = content.get("fps")
     # NaN compares false; a boolean is an integer to isinstance
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:

@@ -8,9 +8,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from roboreel.convert.lerobot_info import check_text
-from roboreel.convert.parquet import ParquetFile
+from roboreel.convert.parquet import parse_numbers
+from roboreel.convert.rows import RowFile
 from roboreel.errors import InvalidArgumentError, SourceError
+from roboreel.schema import EPISODE_INDEX_KEY
 
 _MAX_EPISODE_INDEX = (1 << 31) - 1
 
@@ -38,7 +42,7 @@ class EpisodeEntry:
     """One episode, before any of its rows is read."""
 
     index: int
-    file: ParquetFile
+    file: RowFile
     first_row: int
     length: int
     tasks: tuple[str, ...] = ()
@@ -51,6 +55,15 @@ class EpisodeEntry:
         return f"{self.file.path}, episode {self.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive rows of one episode in a data file."""
+
+    file: RowFile
+    first_row: int
+    length: int
+
+
 class Warnings:
     """Sentences about what was found wrong and worked around, each once, in the order in which they came up.
 
@@ -61,12 +74,20 @@ class Warnings:
     ['episode 3 is short (and 1 more of this kind)']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool = False) -> None:
+        """`strict`: what is there, or declared, and would be left out, is refused."""
         self._kinds: dict[str, dict[str, None]] = {}
+        self._strict = strict
 
     def add(self, sentence: str, *, like: str | None = None) -> None:
         """Note a sentence; of those with one `like`, say one an episode, the first is kept, the others counted."""
         self._kinds.setdefault(like or sentence, {}).setdefault(sentence)
+
+    def leave_out(self, sentence: str, *, like: str | None = None) -> None:
+        """Note what does not come along; `SourceError` where nothing may be left out."""
+        if self._strict:
+            raise SourceError(f"{sentence}, which strict refuses; mend the source, or import it without strict")
+        self.add(sentence, like=like)
 
     def __iter__(self) -> Iterator[str]:
         for sentences in self._kinds.values():
@@ -139,3 +160,28 @@ def _filled(key: str, sharers: Sequence[EpisodeEntry]) -> Iterator[tuple[Episode
             replace(span, rows_in_file=rows, rows_before=before, file_start_s=file_start, seconds_in_file=seconds),
         )
         before += entry.length
+
+
+def runs_by_column(file: RowFile) -> Iterator[tuple[int, Run]]:
+    """Yield the runs of equal `episode_index`, reading that column alone, block by block."""
+    reader = file.rows([EPISODE_INDEX_KEY])
+    start, current, row = 0, None, 0
+    while row < file.num_rows:
+        count = min(1 << 16, file.num_rows - row)
+        where = f"{file.path}, key 'episode_index' from row {row} on"
+        values = parse_numbers(reader.read(row, count).column(0), where).reshape(count, -1)[:, 0]
+        if values.dtype.kind not in "iu":
+            raise SourceError(f"{where}: holds {values.dtype}; it must be integers")
+        for bound in (values.min(), values.max()):
+            parse_episode_index(int(bound), where)
+        bounds = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist()]
+        for bound in bounds:
+            index = int(values[bound])
+            if current is not None and index != current:
+                yield current, Run(file, start, row + bound - start)
+                start = row + bound
+            current = index
+        row += count
+    reader.close()
+    if current is not None:
+        yield current, Run(file, start, file.num_rows - start)

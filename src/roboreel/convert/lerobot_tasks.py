@@ -17,16 +17,24 @@ from roboreel.convert.parquet import ParquetFile
 from roboreel.errors import SourceError
 from roboreel.schema import KeySpec
 
+_INSTRUCTION = "language_instruction"
+
 
 @dataclass(frozen=True)
 class Tasks:
-    """Task strings by `task_index`, or None: then each episode lists its one task itself."""
+    """Task strings by `task_index`, or None: then each episode lists its one task itself, or a column has them."""
 
     path: Path | None
     by_index: Mapping[int, str] | None
+    column: str | None = None
+    """Another column of strings, which are the tasks."""
 
-    def of_episode(self, entry: EpisodeEntry, columns: Mapping[str, NDArray[Any]]) -> list[str]:
+    def of_episode(
+        self, entry: EpisodeEntry, columns: Mapping[str, NDArray[Any]], strings: Mapping[str, Sequence[str]]
+    ) -> Sequence[str]:
         """One string a frame; `SourceError` names a task index without a task."""
+        if self.column is not None:
+            return strings[self.column]
         if self.by_index is None:
             return [entry.tasks[0]] * entry.length
         task_index = columns[TASK_INDEX_KEY]
@@ -42,6 +50,9 @@ def read_tasks(
     info: Info, entries: Sequence[EpisodeEntry], specs: Sequence[KeySpec], warnings: Warnings
 ) -> Tasks | None:
     """How each frame's task is found, `specs` being the columns that are read; None where nothing says it."""
+    if info.version < "v2":  # they had no tasks, and the conversions of other sets brought theirs as a column
+        told = any(spec.name == _INSTRUCTION and spec.is_string for spec in specs)
+        return Tasks(None, None, _INSTRUCTION) if told else None
     has_column = any(spec.name == TASK_INDEX_KEY and spec.shape == () and not spec.is_string for spec in specs)
     path = _task_file(info)
     if path is not None and has_column:
@@ -59,7 +70,7 @@ def read_tasks(
         warnings.add(f"{info.folder}: {why}; the one task that each episode lists is taken")
         return Tasks(None, None)
     if path is not None:
-        warnings.add(
+        warnings.leave_out(
             f"{info.folder}: there is no column {TASK_INDEX_KEY!r}, and not every episode lists one task: "
             "imported without"
         )

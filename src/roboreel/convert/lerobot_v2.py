@@ -46,7 +46,7 @@ def read_v2_episodes(info: Info, warnings: Warnings, skipped: Collection[int] = 
         used.add(file.path)
         _check_length(where, content.get("length"), file)
         if file.num_rows == 0:
-            warnings.add(f"{file.path}: episode {index} has no rows and is left out", like="no rows")
+            warnings.leave_out(f"{file.path}: episode {index} has no rows and is left out", like="no rows")
             continue
         tasks = parse_tasks(content.get("tasks"), where)
         entry = EpisodeEntry(index, file, 0, file.num_rows, tasks, _videos(info, index))

@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from roboreel.convert.lerobot_info import Info, inside, shown
 from roboreel.convert.lerobot_layout import (
     EpisodeEntry,
+    Run,
     VideoSpan,
     Warnings,
     check_skipped,
     data_files,
     parse_episode_index,
     parse_tasks,
+    runs_by_column,
     with_rows_in_videos,
 )
-from roboreel.convert.parquet import ParquetFile, parse_numbers
+from roboreel.convert.parquet import ParquetFile
 from roboreel.errors import SourceError
 from roboreel.schema import EPISODE_INDEX_KEY
 
 _LISTED = (EPISODE_INDEX_KEY, "length", "tasks")
 _TIMES = ("from_timestamp", "to_timestamp")
 _PLACE = ("chunk_index", "file_index", *_TIMES)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Consecutive rows of one episode in a data file."""
-
-    file: ParquetFile
-    first_row: int
-    length: int
 
 
 def read_v3_episodes(info: Info, warnings: Warnings, skipped: Collection[int] = ()) -> list[EpisodeEntry]:
@@ -87,13 +77,13 @@ def _read_listing(info: Info) -> dict[int, dict[str, Any]]:
     return listed
 
 
-def _find_runs(info: Info, listed: Mapping[int, dict[str, Any]]) -> dict[int, _Run]:
+def _find_runs(info: Info, listed: Mapping[int, dict[str, Any]]) -> dict[int, Run]:
     """Where each episode's rows are, by episode index, in order."""
     wanted = [(index, _listed_data_path(info, row)) for index, row in listed.items()]
     for index, path in wanted:
         if path is not None and not path.is_file():
             raise SourceError(f"{path}: this file is missing, and episode {index} lies in it; complete the download")
-    runs: dict[int, _Run] = {}
+    runs: dict[int, Run] = {}
     last = -1
     for path in data_files(info.folder):
         file = ParquetFile.open(path)
@@ -120,15 +110,15 @@ def _listed_data_path(info: Info, row: Mapping[str, Any]) -> Path | None:
 
 def _runs_of(
     file: ParquetFile, wanted: list[tuple[int, Path | None]], listed: Mapping[int, dict[str, Any]]
-) -> Iterator[tuple[int, _Run]]:
+) -> Iterator[tuple[int, Run]]:
     if EPISODE_INDEX_KEY in file.columns:
-        yield from _runs_by_column(file)
+        yield from runs_by_column(file)
         return
     first = 0
     for index, path in wanted:
         length = listed[index].get("length")
         if path == file.path and type(length) is int and length > 0:
-            yield index, _Run(file, first, length)
+            yield index, Run(file, first, length)
             first += length
     if first != file.num_rows:
         raise SourceError(
@@ -137,38 +127,13 @@ def _runs_of(
         )
 
 
-def _runs_by_column(file: ParquetFile) -> Iterator[tuple[int, _Run]]:
-    """Yield the runs of equal `episode_index`, reading that column alone, block by block."""
-    reader = file.rows([EPISODE_INDEX_KEY])
-    start, current, row = 0, None, 0
-    while row < file.num_rows:
-        count = min(1 << 16, file.num_rows - row)
-        where = f"{file.path}, key 'episode_index' from row {row} on"
-        values = parse_numbers(reader.read(row, count).column(0), where).reshape(count, -1)[:, 0]
-        if values.dtype.kind not in "iu":
-            raise SourceError(f"{where}: holds {values.dtype}; it must be integers")
-        for bound in (values.min(), values.max()):
-            parse_episode_index(int(bound), where)
-        bounds = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist()]
-        for bound in bounds:
-            index = int(values[bound])
-            if current is not None and index != current:
-                yield current, _Run(file, start, row + bound - start)
-                start = row + bound
-            current = index
-        row += count
-    reader.close()
-    if current is not None:
-        yield current, _Run(file, start, file.num_rows - start)
-
-
-def _compare(info: Info, listed: Mapping[int, dict[str, Any]], runs: Mapping[int, _Run], warnings: Warnings) -> None:
+def _compare(info: Info, listed: Mapping[int, dict[str, Any]], runs: Mapping[int, Run], warnings: Warnings) -> None:
     listing = _listing(info)
     for index, row in listed.items():
         length, path = row.get("length"), _listed_data_path(info, row)
         if index not in runs:
             if length == 0:
-                warnings.add(f"{listing}: episode {index} has no rows and is left out", like="no rows")
+                warnings.leave_out(f"{listing}: episode {index} has no rows and is left out", like="no rows")
                 continue
             raise SourceError(
                 f"{listing}: episode {index} is listed, and no file in {info.folder / 'data'} holds a row of it; "

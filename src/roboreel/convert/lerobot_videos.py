@@ -83,7 +83,7 @@ class VideoCamera:
             )
         if available > entry.length:
             said = f"{where}: {available} frames for {entry.length} rows; the later ones are not used"
-            self._warnings.add(said, like=f"long {name}")
+            self._warnings.leave_out(said, like=f"long {name}")
         self._check_follows(entry, first, first + entry.length, where)
         self._warn_of_rate(span, table)
         whose = f"episode {entry.index}, camera {name!r}"

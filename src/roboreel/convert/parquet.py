@@ -23,10 +23,11 @@ from roboreel.errors import SourceError
 BLOCK_BYTES = 16 << 20
 """About how many decoded bytes one block of rows takes; Arrow's own pages come on top of that."""
 
-_MAX_BLOCK_ROWS = 65536
+MAX_BLOCK_ROWS = 65536
 _READ_AHEAD_BYTES = 1 << 20
 
-ColumnKind = Literal["number", "string", "image", "binary", "other"]
+ColumnKind = Literal["number", "string", "image", "video", "binary", "other"]
+"""`image` and `video` are structures of `bytes` and `path`, and of `path` and `timestamp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +54,12 @@ class ParquetFile:
     def open(cls, path: Path) -> ParquetFile:
         """Read the footer; `SourceError` names a file that is missing, truncated or not Parquet."""
         handle = _open(path)
-        try:
-            columns = [(field.name, parse_type(field.type)) for field in handle.schema_arrow]
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{path}: a column's name is not UTF-8 ({error}); download it again") from None
+        columns = parse_columns(handle.schema_arrow, path)
         num_rows = handle.metadata.num_rows
         handle.close()
-        twice = sorted(name for name, count in Counter(name for name, _ in columns).items() if count > 1)
-        if twice:
-            raise SourceError(f"{path}: the columns {twice} are there twice; rename one of each")
-        return cls(path, num_rows, dict(columns))
+        return cls(path, num_rows, columns)
 
-    def rows(self, names: Sequence[str], *, max_rows: int = _MAX_BLOCK_ROWS) -> RowReader:
+    def rows(self, names: Sequence[str], *, max_rows: int = MAX_BLOCK_ROWS) -> RowReader:
         """A reader of the columns `names`, at most `max_rows` decoded rows of which are held between reads."""
         return RowReader(self, names, max_rows)
 
@@ -84,7 +79,7 @@ class ParquetFile:
 class RowReader:
     """Rows of one file. Reading forwards decodes each block once; going back starts at its row group again."""
 
-    def __init__(self, file: ParquetFile, names: Sequence[str], max_rows: int = _MAX_BLOCK_ROWS) -> None:
+    def __init__(self, file: ParquetFile, names: Sequence[str], max_rows: int = MAX_BLOCK_ROWS) -> None:
         self._path = file.path
         self._names = list(names)
         self._handle = _open(file.path)
@@ -152,7 +147,7 @@ class RowReader:
             ) from None
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise SourceError(
-                f"{self._path}: cannot be read from row {self._next} on ({_one_line(error)}); download it again"
+                f"{self._path}: cannot be read from row {self._next} on ({one_line(error)}); download it again"
             ) from None
         # Arrow takes a dot for nesting: asked for `a.b`, it also gives a column `a.b.c`.
         self._block = block.select(self._names)
@@ -169,10 +164,11 @@ def _open(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path, buffer_size=_READ_AHEAD_BYTES, pre_buffer=False)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise SourceError(f"{path}: not a complete Parquet file ({_one_line(error)}); {how_to_get(path)}") from None
+        raise SourceError(f"{path}: not a complete Parquet file ({one_line(error)}); {how_to_get(path)}") from None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error of Arrow says, which may be several lines, for the middle of a sentence."""
     return " ".join(str(error).split())
 
 
@@ -187,6 +183,18 @@ def _uncompressed_bytes(metadata: Any, names: Sequence[str]) -> int:
             if column.path_in_schema in wanted or column.path_in_schema.startswith(prefixes):
                 total += column.total_uncompressed_size
     return total
+
+
+def parse_columns(schema: Any, path: Path) -> dict[str, ColumnType]:
+    """What each column of an Arrow schema holds; `SourceError` for names that are there twice or are no text."""
+    try:
+        columns = [(field.name, parse_type(field.type)) for field in schema]
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: a column's name is not UTF-8 ({error}); download it again") from None
+    twice = sorted(name for name, count in Counter(name for name, _ in columns).items() if count > 1)
+    if twice:
+        raise SourceError(f"{path}: the columns {twice} are there twice; rename one of each")
+    return dict(columns)
 
 
 def parse_type(arrow_type: Any) -> ColumnType:
@@ -219,7 +227,7 @@ def _other_kind(types: Any, arrow_type: Any) -> ColumnKind:
         return "string"
     if types.is_struct(arrow_type):
         names = {arrow_type.field(i).name for i in range(arrow_type.num_fields)}
-        return "image" if names == {"bytes", "path"} else "other"
+        return "image" if names == {"bytes", "path"} else "video" if names == {"path", "timestamp"} else "other"
     if types.is_binary(arrow_type) or types.is_large_binary(arrow_type) or types.is_fixed_size_binary(arrow_type):
         return "binary"
     return "other"

@@ -157,16 +157,17 @@ class LeRobotDatasetV2(Samples):
         use_as_fifo_buffer: bool = False,
         image_size: AskedSize = None,
         skip_episodes: Collection[int] = (),
+        strict: bool = False,
         force: bool = False,
         progress: bool = True,
         **options: Any,
     ) -> LeRobotDatasetV2:
-        """Import a folder in LeRobot format (v2.0, v2.1 or v3.0) into `storage_dir` and open it.
+        """Import a folder in LeRobot format (v1.1 to v1.6, v2.0, v2.1 or v3.0) into `storage_dir` and open it.
 
         Killed or interrupted, it leaves what it has done, as no dataset yet: the same call goes on with it.
 
         Args:
-            folder: The folder that holds `meta/info.json`; it is only read.
+            folder: The folder that holds `meta/info.json` (before v2.0 `meta_data/info.json`); it is only read.
             storage_dir: Where the dataset goes. If it holds the import of the same folder already, that is opened.
             decode_images: Decode video and PNG into memmaps once: `image_mode="memmap"`.
             image_mode: As for the constructor, of all cameras or of some; the others are kept as the files that they
@@ -177,6 +178,8 @@ class LeRobotDatasetV2(Samples):
             image_size: Bring frames to (height, width) pixels, or {camera: (height, width)}; see the constructor. Video
                 and PNG of another size are then decoded and encoded again.
             skip_episodes: Episodes of the folder, by their `episode_index`, that are left out: damaged ones, say.
+            strict: Refuse what would be left out with a warning: a declared camera without frames, a column that is no
+                array.
             force: Begin also where the forecast says that it does not fit.
             progress: Show a progress bar, on a terminal.
             options: `image_transform`, `delta_timestamps`, `image_dtype`, `depth_unit`, `episodes`, `decoded_cache`,
@@ -192,7 +195,7 @@ class LeRobotDatasetV2(Samples):
         import_lerobot(
             Path(folder),
             Path(storage_dir),
-            IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress, force, skip_episodes),
+            IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress, force, skip_episodes, strict),
         )
         # stored already, so that this only refuses what contradicts an earlier import
         return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, image_size=image_size, **options)
