@@ -129,6 +129,7 @@ def check_skipped(skipped: Collection[int], known: Collection[int], listing: Pat
 def with_rows_in_videos(entries: Sequence[EpisodeEntry]) -> list[EpisodeEntry]:
     """Fill in what every video span says of its whole file.
 
+    >>> from roboreel.convert.parquet import ParquetFile
     >>> file, path = ParquetFile(Path("d.parquet"), 5, {}), Path("v.mp4")
     >>> spans = [{"observation.image": VideoSpan(path, *times)} for times in ((0.0, 0.3), (0.3, 0.5))]
     >>> entries = [EpisodeEntry(0, file, 0, 3, (), spans[0]), EpisodeEntry(1, file, 3, 2, (), spans[1])]
