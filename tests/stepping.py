@@ -63,7 +63,7 @@ class Meeting:
         self._writing: Stepping | None = None
         self._at: dict[str, int] = {}
         self.looks: list[str] = []
-        pread, words_at, read_key = os.pread, Store.words_at, Store.read_key
+        pread, words_at, read_key, take = os.pread, Store.words_at, Store.read_key, Store.take
 
         def look_at_record(fd: int, size: int, offset: int) -> bytes:
             self._look("end" if any(look.startswith("owners") for look in self.looks) else "begin")
@@ -81,9 +81,17 @@ class Meeting:
                 some = Frames(frames.slots[part], frames.rows[part], frames.positions[part], clips)
                 read_key(store, key, some, out[part], *options)
 
+        def take_key(store: Store, key: str, slots: Any, out: Any) -> Any:
+            middle = (len(slots) + 1) // 2
+            for part in (slice(None, middle), slice(middle, None)):
+                self._look(key)
+                take(store, key, slots[part], out[part])
+            return out
+
         monkeypatch.setattr(os, "pread", look_at_record)
         monkeypatch.setattr(Store, "words_at", look_at_owners)
         monkeypatch.setattr(Store, "read_key", look_at_key)
+        monkeypatch.setattr(Store, "take", take_key)
 
     def _look(self, what: str) -> None:
         if self._writing is None or threading.current_thread() is not self._thread:

@@ -124,17 +124,18 @@ def test_a_read_that_meets_an_edit(ring: Ring, meeting: Meeting) -> None:
 def test_a_batch_of_a_ring_that_never_rests_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roboreel.store.store.WAIT_FOR_WRITER_S", 0.5)
     ring = Ring(tmp_path / "dataset")
-    read_key = Store.read_key
+    take = Store.take
     added = 0
 
-    def read_and_add(store: Store, key: str, frames: Any, out: Any, held: int = 0) -> None:
+    def take_and_add(store: Store, key: str, slots: Any, out: Any) -> Any:
         nonlocal added
-        read_key(store, key, frames, out, held)
-        if key == "value" and len(out) > 2 * len(DELTAS["value"]):  # whoever wants many frames is overtaken
+        take(store, key, slots, out)
+        if key == "value" and len(out) > 2:  # whoever wants many frames is overtaken
             ring.add(4)
             added += 1
+        return out
 
-    monkeypatch.setattr(Store, "read_key", read_and_add)
+    monkeypatch.setattr(Store, "take", take_and_add)
     batch = ring.read(list(range(12)))
     assert added > 3
     for value, is_pad in zip(batch["value"], batch["value_is_pad"], strict=True):

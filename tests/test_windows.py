@@ -12,14 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roboreel.errors import InvalidArgumentError
-from roboreel.windows import integer_windows, parse_deltas, time_windows, tolerance_s
+from roboreel.windows import NearEnds, integer_windows, parse_deltas, time_windows, tolerance_s
 
 F, T = False, True
 
 
 def integer(position: int, lo: int, hi: int, seconds: Sequence[float], fps: float = 10) -> tuple[list[int], list[bool]]:
     deltas = parse_deltas("index", seconds, fps)
-    slots, is_pad = integer_windows(np.array([position]), np.array([lo]), np.array([hi]), deltas)
+    place = np.array([position]), np.array([lo]), np.array([hi])
+    slots, is_pad = integer_windows(*place, deltas)
+    near = NearEnds.of([parse_deltas("index", [0], fps), deltas], most_bytes=1 << 24)
+    if near is not None:  # the offsets do not reach too far
+        taken, padded = (table[near.cells(*place)] for table in near.tables[1])
+        assert np.array_equal(taken + position, slots)
+        assert np.array_equal(padded, is_pad)
     return slots[0].tolist(), is_pad[0].tolist()
 
 
@@ -278,6 +284,33 @@ def test_integer_windows_pad_where_float_time_would_miss_it() -> None:
     deltas = parse_deltas("index", [1 / fps], fps)
     _, is_pad = integer_windows(np.array([frames - 1]), np.array([0]), np.array([frames]), deltas)
     assert is_pad.tolist() == [[True]]
+
+
+@given(
+    fps=st.sampled_from([1, 10, 29.97, 5000]),
+    frames=st.lists(st.lists(st.floats(-12, 12), min_size=1, max_size=5), min_size=1, max_size=3),
+    lo=st.integers(0, 50),
+    length=st.integers(1, 40),
+)
+def test_windows_made_beforehand_are_those_of_every_place(
+    fps: float, frames: list[list[float]], lo: int, length: int
+) -> None:
+    several = [parse_deltas("index", [frame / fps for frame in some], fps) for some in frames]
+    near = NearEnds.of(several, most_bytes=1 << 24)
+    assert near is not None
+    position = np.arange(lo, lo + length)
+    ends = np.full(length, lo), np.full(length, lo + length)
+    cells = near.cells(position, *ends)
+    for deltas, (taken, is_pad) in zip(several, near.tables, strict=True):
+        slots, padded = integer_windows(position, *ends, deltas)
+        assert np.array_equal(taken[cells] + position[:, None], slots)
+        assert np.array_equal(is_pad[cells], padded)
+
+
+def test_windows_that_reach_far_are_not_made_beforehand() -> None:
+    far = parse_deltas("index", [-1e6, 0, 1e6], 10)
+    assert NearEnds.of([far], most_bytes=1 << 18) is None
+    assert NearEnds.of([parse_deltas("index", [-1, 0, 1], 10)], most_bytes=1 << 18) is not None
 
 
 def test_no_frames_asked_for_gives_no_windows() -> None:

@@ -124,6 +124,49 @@ def integer_windows(position: Ints, lo: Ints, hi: Ints, deltas: Deltas) -> tuple
     return slots.T, is_pad.T
 
 
+@dataclass(frozen=True)
+class NearEnds:
+    """Windows made beforehand, looked up by how far the ends of the episode are: beyond a few frames all is the same.
+
+    An episode of 5 frames, its last two:
+
+    >>> near = NearEnds.of([parse_deltas("index", [-0.1, 0, 0.2], 10)], most_bytes=1 << 10)
+    >>> cells = near.cells(np.array([3, 4]), np.array([0, 0]), np.array([5, 5]))
+    >>> [table.take(cells, 0).tolist() for table in near.tables[0]]
+    [[[-1, 0, 1], [-1, 0, 0]], [[False, False, True], [False, False, True]]]
+    """
+
+    before: int
+    """So many frames before it an episode may begin as well much earlier."""
+    width: int
+    """As many frames before its end it may end as well much later."""
+    tables: tuple[tuple[Ints, Bools], ...]
+    """For each of several keys, by cell: the frames that its window takes, from the current one on, and padding."""
+
+    @classmethod
+    def of(cls, several: Sequence[Deltas], most_bytes: int) -> NearEnds | None:
+        """Make the windows of several keys; None where they would take more than `most_bytes`."""
+        before = max(max(-deltas.offsets.min(), 1 - deltas.pad_before.min(), 0) for deltas in several)
+        width = 1 + max(max(deltas.offsets.max(), 1 - deltas.pad_after.min(), 0) for deltas in several)
+        cells = int(before + 1) * int(width) + 1  # the first one is nobody's
+        if cells * sum(map(len, several)) * (np.dtype(np.int64).itemsize + 1) > most_bytes:
+            return None
+        behind, ahead = np.divmod(np.arange(-1, cells - 1), width)
+        tables = [integer_windows(np.zeros(cells, np.int64), -behind, ahead + 1, deltas) for deltas in several]
+        contiguous = [(np.ascontiguousarray(taken), np.ascontiguousarray(is_pad)) for taken, is_pad in tables]
+        return cls(int(before), int(width), tuple(contiguous))
+
+    def cells(self, position: Ints, lo: Ints, hi: Ints) -> Ints:
+        """Return where the tables have the windows of frames at `position` of episodes [lo, hi), all (B,)."""
+        cells = position - lo
+        np.minimum(cells, self.before, out=cells)
+        cells *= self.width
+        ahead = hi - position
+        np.minimum(ahead, self.width, out=ahead)
+        cells += ahead
+        return cells
+
+
 def time_windows(
     time_of: Callable[[Ints], Floats], position: Ints, lo: Ints, hi: Ints, deltas: Deltas
 ) -> tuple[Ints, Bools, Bools]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -25,22 +26,16 @@ def to_tensors(plan: Plan, arrays: Arrays, strings: Sequence[str], *, single: bo
     With `single`, those of the first sample, without the batch axis.
     """
     from_numpy = _torch().from_numpy
-    batch: dict[str, Any] = {}
-    for part in plan.parts:
-        array = arrays[part.key]
-        if single:
-            array = array[0, ...]  # with the dots an array, also where nothing else is left
-        if part.spec.is_string:
-            batch[part.key] = _decoded(array, strings)
-        elif part.spec.is_camera:
-            # A view: the pixels stay where they are, in the order that convolutions call channels_last.
-            batch[part.key] = from_numpy(array).movedim(-1, -3)
-        else:
-            batch[part.key] = from_numpy(array)
-    for part in plan.parts:
-        if part.steps is not None:
-            mask = arrays[part.mask_key]
-            batch[part.mask_key] = from_numpy(mask[0] if single else mask)
+    if single:
+        arrays = {
+            key: values[0, ...] for key, values in arrays.items()
+        }  # with the dots an array, also without any axis
+    batch: dict[str, Any] = {key: from_numpy(values) for key, values in arrays.items()}
+    for key in plan.strings:
+        batch[key] = _decoded(arrays[key], strings)
+    for key in plan.cameras:
+        # A view: the pixels stay where they are, in the order that convolutions call channels_last.
+        batch[key] = batch[key].movedim(-1, -3)
     return batch
 
 
@@ -128,6 +123,7 @@ class Batch(Sequence[Sample]):
         return (self[i] for i in range(self._size))
 
 
+@functools.cache
 def register_collate() -> None:
     """Tell torch's default collate to take a `Batch` whole; to be called in each process that makes batches."""
     from torch.utils.data._utils.collate import default_collate_fn_map
@@ -169,19 +165,28 @@ def _torch() -> Any:
     return require("torch", extra="torch", purpose="reading items as tensors")
 
 
+def _as_array(indices: Any) -> NDArray[Any]:
+    if type(indices) in (list, BlockBatch) and indices and type(indices[0]) is int:
+        try:
+            return np.frombuffer(array("q", indices), np.int64)  # in half the time that numpy takes for a list
+        except (TypeError, OverflowError):
+            pass  # not all are integers: numpy has a word for what they are
+    return np.asarray(indices)
+
+
 def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
     """Return 0 <= index < length for each given one; the first that is beyond the ends comes back as an int."""
-    array = np.asarray(indices)
-    if array.size == 0:
+    given = _as_array(indices)
+    if given.size == 0:
         return np.zeros(0, np.int64)
-    if array.dtype.kind not in "iu" or array.ndim != 1:
+    if given.dtype.kind not in "iu" or given.ndim != 1:
         raise TypeError(
             f"indices must be integers; got {indices!r}: type dataset[3] for one frame, or dataset.get_batch([3, 4])"
         )
-    array = array.astype(np.int64, copy=False)
-    if array.view(np.uint64).max() < length:  # negative ones are above all others here
-        return array
-    wrong = (array < -length) | (array >= length)
+    found = given.astype(np.int64, copy=False)
+    if found.view(np.uint64).max() < length:  # negative ones are above all others here
+        return found
+    wrong = (found < -length) | (found >= length)
     if np.any(wrong):
-        return int(array[wrong][0])
-    return np.where(array < 0, array + length, array)
+        return int(found[wrong][0])
+    return np.where(found < 0, found + length, found)

@@ -7,6 +7,7 @@ time. A batch that somebody keeps stays as it is, however long; then the next on
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -26,12 +27,18 @@ _IDLE_ROUNDS = 4
 class Room(Protocol):
     """Where the arrays of a batch come from."""
 
+    @property
+    def least_bytes(self) -> int:
+        """Smaller arrays may come from anywhere."""
+
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:
         """Return an array, of so many bytes, that holds anything."""
 
 
 class New:
     """Memory of its own for each array."""
+
+    least_bytes = sys.maxsize
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:  # noqa: ARG002
         return np.empty(shape, dtype)
@@ -57,6 +64,8 @@ class Lease:
 
 class Buffers:
     """The memory that the batches of one dataset take turns with, in one process. Threads may share it."""
+
+    least_bytes = _LEAST_BYTES
 
     def __init__(self) -> None:
         _ALL.add(self)

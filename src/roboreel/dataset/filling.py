@@ -36,16 +36,30 @@ class Filling:
         self._room = room
         self._jobs: list[Job] = []
 
-    def fill(self, group: Group, frames: Frames, rows: Rows) -> None:
-        """Read the keys of a group into rows of a batch; images are there after `finish` only."""
-        for part in group.parts:
-            out, at = rows.frames(part)
+    def fill(self, group: Group, slots: Ints, rows: Ints, into: Rows) -> None:
+        """Read the keys of a group, of frames in `slots` (B[, T]) that the episodes `rows` (B,) own, into a batch.
+
+        Images are there after `finish` only.
+        """
+        take = self._store.take
+        for part in group.raw:
+            if into.at is None and part.form is Form.STORED:
+                take(part.key, slots, into.arrays[part.key])
+            else:
+                into.put(part.key, take(part.key, slots, np.empty((*slots.shape, *part.spec.shape), part.spec.dtype)))
+        if group.cameras:
+            self._fill_images(group, slots, rows, into)
+
+    def _fill_images(self, group: Group, slots: Ints, rows: Ints, into: Rows) -> None:
+        full = group.needs_decoding
+        owners = np.repeat(rows, slots.size // max(1, len(rows))) if full else rows
+        frames = self._store.frames_at(slots.reshape(-1), owners, full=full)
+        for part in group.cameras:
+            out, at = into.frames(part)
             if part.spec.needs_decoding:
                 self._jobs.append(partial(self._decode, part, frames, out, at))
-            elif part.spec.is_camera:
-                self._split(part, frames, out, at)
             else:
-                self._read(part, frames, out, at)
+                self._split(part, frames, out, at)
 
     def finish(self) -> None:
         """Read what was left for threads."""

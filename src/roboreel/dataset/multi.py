@@ -130,7 +130,7 @@ class MultiLeRobotDatasetV2(ByIndex):
 
     @property
     def camera_keys(self) -> list[str]:
-        return [part.key for part in self._now().joint.plan.parts if part.spec.is_camera]
+        return list(self._now().joint.plan.cameras)
 
     @property
     def episode_data_index(self) -> dict[str, Ints]:
@@ -200,7 +200,7 @@ class MultiLeRobotDatasetV2(ByIndex):
         shares = list(self._shares(found))
         for number, at in shares:
             tables[number] = now.members[number].fill(found[at], Rows.of(arrays, at), held, self._buffers)
-        strings = self._told([arrays[part.key] for part in plan.parts if part.spec.is_string], shares, tables)
+        strings = self._told([arrays[key] for key in plan.strings], shares, tables)
         batch = to_tensors(plan, arrays, strings, single=single)
         if self.image_transform is not None:
             transform_images(batch, {part.key: part.spec for part in plan.parts}, self.image_transform)

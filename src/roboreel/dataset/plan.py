@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from roboreel.dataset.buffers import Room
 from roboreel.errors import InvalidArgumentError
 from roboreel.schema import IS_PAD_POSTFIX, KeySpec
-from roboreel.windows import Deltas, joined
+from roboreel.windows import Deltas, NearEnds, joined
 
 Arrays = dict[str, NDArray[Any]]
 Ints = NDArray[np.int64]
 
 ALIGNMENT = 64
 """Of each array in a slab, in bytes: a cache line."""
+_MOST_TABLE_BYTES = 1 << 18
+"""Of windows made beforehand: what stays in the processor's cache."""
 
 
 class Form(enum.Enum):
@@ -92,6 +94,14 @@ class Group:
     """Where its offsets stand in those of all windows."""
 
     @cached_property
+    def raw(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if not part.spec.is_camera)
+
+    @cached_property
+    def cameras(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.spec.is_camera)
+
+    @cached_property
     def needs_decoding(self) -> bool:
         return any(part.spec.needs_decoding for part in self.parts)
 
@@ -129,10 +139,23 @@ class Plan:
         return cls(tuple(parts), single, tuple(groups), all_deltas)
 
     @cached_property
+    def strings(self) -> tuple[str, ...]:
+        return tuple(part.key for part in self.parts if part.spec.is_string)
+
+    @cached_property
+    def cameras(self) -> tuple[str, ...]:
+        return tuple(part.key for part in self.parts if part.spec.is_camera)
+
+    @cached_property
     def items(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape and dtype of what a sample has, by key; the masks come last."""
         found = {part.key: part.item for part in self.parts}
         return found | {part.mask_key: ((part.steps,), np.dtype(bool)) for part in self.parts if part.steps is not None}
+
+    @cached_property
+    def near_ends(self) -> NearEnds | None:
+        """The windows of the groups, made beforehand; None where that would take too much memory."""
+        return NearEnds.of([group.deltas for group in self.windowed if group.deltas is not None], _MOST_TABLE_BYTES)
 
     def nbytes(self, samples: int) -> int:
         """Bytes that the arrays of a batch take in a slab."""
@@ -140,8 +163,12 @@ class Plan:
 
     def arrays(self, samples: int, room: Room) -> Arrays:
         """Return arrays, (samples, …) each, to be filled."""
+        own = room.least_bytes
         return {
-            key: room.empty((samples, *shape), dtype, samples * nbytes) for key, shape, dtype, nbytes in self._layout
+            key: np.empty((samples, *shape), dtype)
+            if samples * nbytes < own
+            else room.empty((samples, *shape), dtype, samples * nbytes)
+            for key, shape, dtype, nbytes in self._layout
         }
 
     @cached_property

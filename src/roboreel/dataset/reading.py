@@ -139,9 +139,8 @@ def _gather_parts(batching: Batching, slots: Ints, rows: Rows) -> None:
 
 
 def _check_strings(store: Store, plan: Plan, rows: Rows) -> None:
-    for part in plan.parts:
-        if part.spec.is_string:
-            store.check_codes(part.key, rows.values(part.key))
+    for key in plan.strings:
+        store.check_codes(key, rows.values(key))
 
 
 def _attempt(batching: Batching, slots: Ints, into: Rows, *, strict: bool) -> tuple[None, Touched | None]:
@@ -150,28 +149,47 @@ def _attempt(batching: Batching, slots: Ints, into: Rows, *, strict: bool) -> tu
     slots = store.surviving(slots)
     rows, words = store.rows_of(slots)
     filling = Filling(store, batching.held, batching.room)
-    filling.fill(plan.single, store.frames_at(slots, rows, full=plan.single.needs_decoding), into)
+    filling.fill(plan.single, slots, rows, into)
     if plan.deltas is not None:
-        wanted, is_pad = _window_slots(store, slots, rows, plan.deltas, batching.on_hole)
-        if strict:
-            slots = np.concatenate([slots, wanted.reshape(-1)])
-            words = np.concatenate([words, store.words_of(slots[len(rows) :], np.repeat(rows, wanted.shape[1]))])
-        for group in plan.windowed:
-            flat = wanted[:, group.columns].reshape(-1)
-            full = group.needs_decoding
-            owners = np.repeat(rows, len(flat) // max(1, len(rows))) if full else rows
-            filling.fill(group, store.frames_at(flat, owners, full=full), into)
-            for part in group.parts:
-                into.put(part.mask_key, is_pad[:, group.columns])
+        if not strict and store.table.integer_windows and plan.near_ends is not None:
+            cells = plan.near_ends.cells(slots, *store.table.bounds_of(rows))
+            _fill_near(filling, plan, cells, slots, rows, into)
+        else:
+            wanted, is_pad = _window_slots(store, slots, rows, plan.deltas, batching.on_hole)
+            if strict:
+                slots = np.concatenate([slots, wanted.reshape(-1)])
+                words = np.concatenate([words, store.words_of(slots[len(rows) :], np.repeat(rows, wanted.shape[1]))])
+            for group in plan.windowed:
+                filling.fill(group, np.ascontiguousarray(wanted[:, group.columns]), rows, into)
+                for part in group.parts:
+                    into.put(part.mask_key, is_pad[:, group.columns])
     filling.finish()
     return None, Touched(slots, words) if strict else None
+
+
+def _fill_near(filling: Filling, plan: Plan, cells: Ints, slots: Ints, rows: Ints, into: Rows) -> None:
+    """Fill the windows by looking up which frames they take.
+
+    Where a writer was at them meanwhile, owners and table may not agree; what is read is not given to anybody then, and
+    "clip" has it come from somewhere within what there is.
+    """
+    assert plan.near_ends is not None
+    for group, (taken, is_pad) in zip(plan.windowed, plan.near_ends.tables, strict=True):
+        wanted = taken.take(cells, 0, None, "clip")
+        wanted += slots[:, None]
+        filling.fill(group, wanted, rows, into)
+        for part in group.parts:
+            if into.at is None:
+                is_pad.take(cells, 0, into.arrays[part.mask_key], "clip")
+            else:
+                into.put(part.mask_key, is_pad.take(cells, 0, None, "clip"))
 
 
 def _window_slots(
     store: Store, slots: Ints, rows: Ints, deltas: Deltas, on_hole: OnHole
 ) -> tuple[Ints, NDArray[np.bool_]]:
     table = store.table
-    lo, hi = table.live_starts[rows], table.stops_of(rows)
+    lo, hi = table.bounds_of(rows)
     if table.integer_windows:
         return integer_windows(slots, lo, hi, deltas)
     taken, is_pad = integer_windows(slots, lo, hi, deltas)

@@ -108,6 +108,8 @@ class Slab:
 class SlabRoom:
     """Where the arrays of one batch lie in a slab, one after the other."""
 
+    least_bytes = 0
+
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._used = 0

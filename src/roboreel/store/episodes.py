@@ -29,6 +29,7 @@ class EpisodeTable:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._rows: NDArray[np.void] = np.zeros(0, dtype)
         self._live_start: Ints = np.zeros(0, np.int64)
+        self._stop: Ints = np.zeros(0, np.int64)
         self._count = 0
         self._live: Ints | None = None
         self._oldest = 0
@@ -52,8 +53,7 @@ class EpisodeTable:
 
     @property
     def stops(self) -> Ints:
-        stops: Ints = self.rows["start"] + self.rows["length"]
-        return stops
+        return self._stop[: self._count]
 
     def integer_windows_of(self, rows: Ints) -> NDArray[np.bool_]:
         """Whether each of the given rows takes its windows from frame numbers."""
@@ -62,8 +62,12 @@ class EpisodeTable:
 
     def stops_of(self, rows: Ints) -> Ints:
         """The slots after the last of the given rows."""
-        stops: Ints = self._rows["start"][rows] + self._rows["length"][rows]
+        stops: Ints = self._stop[rows]
         return stops
+
+    def bounds_of(self, rows: Ints) -> tuple[Ints, Ints]:
+        """The first surviving slots of the given rows, and those after their last."""
+        return self._live_start[rows], self._stop[rows]
 
     @property
     def live_starts(self) -> Ints:
@@ -134,12 +138,13 @@ class EpisodeTable:
             self._grow(first + len(new))
             self._rows[first : first + len(new)] = new
             self._live_start[first : first + len(new)] = new["start"]
+            self._stop[first : first + len(new)] = new["start"] + new["length"]
         else:
-            self._rows, self._live_start = new, new["start"].copy()
+            self._rows, self._live_start, self._stop = new, new["start"].copy(), new["start"] + new["length"]
         self._has_losses |= bool(np.any(new["flags"] & FLAG_LOST))
         self._count += len(new)
         self._live = self._integer_windows = None
-        starts, stops = new["start"], new["start"] + new["length"]
+        starts, stops = new["start"], self._stop[first : self._count]
         previous = np.concatenate([[self._last_stop], stops[:-1]])
         overwrites = self._wrapped or bool(np.any(starts < previous))
         self._last_stop = int(stops[-1])
@@ -156,9 +161,9 @@ class EpisodeTable:
         size = max(count, 2 * len(self._rows), 16)
         rows = np.zeros(size, self._rows.dtype)
         rows[: self._count] = self.rows
-        live_start = np.zeros(size, np.int64)
-        live_start[: self._count] = self.live_starts
-        self._rows, self._live_start = rows, live_start
+        live_start, stop = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        live_start[: self._count], stop[: self._count] = self.live_starts, self.stops
+        self._rows, self._live_start, self._stop = rows, live_start, stop
 
     def _trim_under(self, row: int) -> None:
         """Take the slots of one new row from the older ones."""

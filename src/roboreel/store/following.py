@@ -76,6 +76,8 @@ class Following:
         """The edit that a dead writer has committed and not wholly applied: readers take its values from here."""
         self._fds = {name: files.open_to_read(root / name) for name in _followed(root)}
         self.columns: dict[str, Column] = {}
+        self.mapped: dict[str, NDArray[Any]] = {}
+        """The mappings of the keys that are stored as raw numbers, (capacity, *shape), read-only."""
         self.checksums: dict[str, NDArray[np.uint64]] = {}
         """xxh3-64 of each frame: (capacity,) for every key that is not stored as video."""
         self._owners: NDArray[np.uint64] = np.zeros(0, OWNER_DTYPE)
@@ -224,6 +226,7 @@ class Following:
             self.columns = {key: self._open_column(key, capacity) for key in self.manifest.keys}
         for column in self.columns.values():
             column.reopen(capacity)
+        self.mapped = {key: column.array for key, column in self.columns.items() if isinstance(column, MemmapColumn)}
         self._owners = map_slots(self.root / paths.OWNERS, OWNER_DTYPE, (), capacity)
         self.checksums = {
             key: map_slots(paths.checksum_path(self.root, key), CHECKSUM_DTYPE, (), capacity)
@@ -276,6 +279,7 @@ class Following:
     def close(self) -> None:
         for column in self.columns.values():
             column.close()
+        self.mapped = {}
         if self.frame_cache is not None:
             self.frame_cache.close()
         self.held.clear()

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.columns.base import Column, Frames
-from roboreel.columns.memmap import MemmapColumn
 from roboreel.columns.threads import shared
 from roboreel.errors import (
     DatasetBusyError,
@@ -47,6 +46,7 @@ WAIT_FOR_WRITER_S = 10.0
 """How long a reader waits for a write in progress over the frames that it wants."""
 _PAUSE_S = 0.0005
 _NONE = np.zeros(0, np.int64)
+_ONE, _ROW_MASK = np.uint64(1), np.uint64(OWNER_ROW_MASK)
 
 
 class Store(Following):
@@ -85,7 +85,8 @@ class Store(Following):
         To be called inside an attempt: a slot that is being written, or that no committed episode owns, ends it.
         """
         words = self.words_at(slots)
-        rows = (words & OWNER_ROW_MASK) - np.uint64(1)
+        rows = words & _ROW_MASK
+        rows -= _ONE
         if rows.size and rows.max() >= len(self.table):  # that of no owner, -1, is the greatest of all here
             raise UnsettledError
         return rows.view(np.int64), words
@@ -99,7 +100,7 @@ class Store(Following):
 
     def words_at(self, slots: Ints) -> NDArray[np.uint64]:
         """A copy of the owner words of the slots, as they are."""
-        words: NDArray[np.uint64] = self._owners[slots]
+        words: NDArray[np.uint64] = self._owners.take(slots)
         if self._pending is not None:
             edited, at = self._edited(self._pending, slots)
             words[edited] = self._pending.words[at]
@@ -128,6 +129,15 @@ class Store(Following):
         if self._pending is not None and self._pending.key == key:
             edited, at = self._edited(self._pending, frames.slots)
             out[edited] = self._pending.values[at]
+
+    def take(self, key: str, slots: Ints, out: NDArray[Any]) -> NDArray[Any]:
+        """As `read_key`, for slots of any shape and a key that is stored as raw numbers; returns `out`."""
+        # "clip" because numpy gathers through a second buffer when it has to check the bounds.
+        self.mapped[key].take(slots, 0, out, "clip")
+        if self._pending is not None and self._pending.key == key:
+            edited, at = self._edited(self._pending, slots)
+            out[edited] = self._pending.values[at]
+        return out
 
     def _read_held(self, key: str, frames: Frames, out: NDArray[Any], held: int) -> None:
         episodes = self.held.setdefault(key, OrderedDict())
@@ -161,21 +171,18 @@ class Store(Following):
 
     def memmap(self, key: str) -> NDArray[Any]:
         """The mapping of a key that is stored as raw numbers: (capacity, *shape), read-only."""
-        column = self.columns[key]
-        assert isinstance(column, MemmapColumn)
-        return column.array
+        return self.mapped[key]
 
     def memmap_of(self, key: str) -> NDArray[Any]:
         """As `memmap`, for a key that a user named."""
         if key not in self.manifest.keys:
             raise UnknownKeyError(f"no key {key!r}; the dataset has {sorted(self.manifest.keys)}")
-        column = self.columns[key]
-        if not isinstance(column, MemmapColumn):
+        if key not in self.mapped:
             raise InvalidArgumentError(
                 f"{key!r} has no column: it is stored as {self.manifest.keys[key].to_dict()['stored']} files; "
                 "read frames by index"
             )
-        return column.array
+        return self.mapped[key]
 
     def check_codes(self, key: str, codes: NDArray[Any]) -> None:
         """Refuse codes, of any shape, that no string has: a damaged column must not give the string of another."""
