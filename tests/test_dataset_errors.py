@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 
 import roboreel
-from roboreel import LeRobotDatasetV2
+from roboreel import LeRobotDatasetV2, RoboreelError, SourceError
 from roboreel.format.files import observed
 from tests.damage import flip
 from tests.recordings import CAMERA, made, numbers_of, pictures, recording, several
+from tests.video_files import painted_frames, read_numbers
 
 THREE = np.zeros(3, np.float32)
 
@@ -301,3 +303,38 @@ def test_images_may_come_as_tensors_lists_and_views(root: Path) -> None:
     for given in (torch.from_numpy(images), list(images), np.asfortranarray(images), images[::-1][::-1]):
         dataset.add_episodes({CAMERA: given})
     assert np.array_equal(dataset.get_data_by_key(CAMERA), np.concatenate([images] * 4))
+
+
+@pytest.mark.parametrize("mode", ["video", "png"])
+@pytest.mark.parametrize("options", [{}, {"decoded_cache": "1MB"}])
+def test_an_image_that_cannot_be_decoded_is_named_by_episode_frame_and_camera(
+    root: Path, mode: str, options: dict[str, Any]
+) -> None:
+    with LeRobotDatasetV2(root, fps=10, image_mode=mode) as writer:
+        for first in (0, 8, 16):
+            numbers = range(first, first + 8)
+            writer.add_episodes(
+                {key: painted_frames(numbers) for key in ("observation.images.a", "observation.images.b")}
+            )
+    folder = root / ("images" if mode == "png" else "videos") / "observation.images.b"
+    damaged = folder / ("000000001/000005.png" if mode == "png" else "000001.mp4")
+    if mode == "png":
+        damaged.write_bytes(damaged.read_bytes()[:-40])
+    else:
+        with av.open(str(damaged)) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+        with damaged.open("r+b") as file:
+            file.seek(packets[4].pos or 0)
+            file.write(b"\xff" * (packets[5].size + packets[4].size))
+    dataset = LeRobotDatasetV2(root, image_dtype="uint8", **options)
+    said = (
+        r"^episode 1, frame [45] of 'observation.images.b': .*00000[15].(mp4|png).*; record or import the episode again"
+    )
+    for indices in (range(24), [13, 12], [12, 13]):
+        with pytest.raises(SourceError, match=said):
+            dataset.get_batch(indices)
+    others = LeRobotDatasetV2(root, episodes=[0, 2], image_dtype="uint8")  # as the error advises
+    batch = others.get_batch(range(16))["observation.images.b"].movedim(-3, -1).numpy()
+    assert read_numbers(batch) == [*range(8), *range(16, 24)]
+    with pytest.raises(RoboreelError, match=r"observation.images.b|000005.png"):
+        dataset.convert("memmap")

@@ -22,7 +22,16 @@ from roboreel.columns.decode import VideoDecoder, decode_range
 from roboreel.columns.decoder_pool import DecoderPool, default_pool
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import InvalidArgumentError, VideoError
-from tests.video_files import HEIGHT, WIDTH, X264_B, painted_frames, read_number, read_numbers, write_video
+from tests.video_files import (
+    HEIGHT,
+    WIDTH,
+    X264_B,
+    painted_frames,
+    read_number,
+    read_numbers,
+    replace_edit_list,
+    write_video,
+)
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 FRAMES = 60
@@ -117,6 +126,18 @@ class TestEveryKindOfVideo:
         again = FrameTable.from_bytes(table.to_bytes())
         assert again == table
         assert (again.codec, again.pix_fmt, again.shape) == (table.codec, table.pix_fmt, (HEIGHT, WIDTH, 3))
+
+
+@pytest.mark.parametrize("parts", [[(0, 10), (30, 20)], [(7, 30)], [(0, 10), (24, 12), (48, 8)], [(0, 8), (0, 8)]])
+def test_an_edit_list_that_shows_parts_of_the_file(tmp_path: Path, parts: list[tuple[int, int]]) -> None:
+    path = replace_edit_list(write_video(tmp_path / "a.mp4", range(FRAMES), options=X264_B), parts)
+    shown = read_numbers(all_frames(path))
+    assert shown == [first + k for first, length in parts for k in range(length)]
+    assert len(FrameTable.from_video(path)) == len(shown)
+    pool = DecoderPool()
+    for index in np.random.default_rng(0).permutation(np.repeat(np.arange(len(shown)), 2)).tolist():
+        assert read_number(read(pool, path, [index])[0]) == shown[index]
+    assert read_numbers(read(pool, path, range(len(shown)))) == shown
 
 
 class TestWrongFiles:

@@ -7,6 +7,7 @@ predict, so that a frame decoded without its references does not come out right 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -97,4 +98,31 @@ def write_video(
             frame.pts, frame.time_base = time, 1 / rate
             mux(stream.encode(frame))
         mux(stream.encode(None))
+    return path
+
+
+def replace_edit_list(path: Path, parts: Sequence[tuple[int, int]], fps: int = 10) -> Path:
+    """Have an MP4 of `write_video` show these parts of itself, one after the other: (first frame, frames) each.
+
+    The box is put in the place of the one that the muxer has written, and those around it are told of its length: the
+    index lies behind the pictures, so that nothing else moves. Returns `path`.
+    """
+    data = bytearray(path.read_bytes())
+    names = {name: data.find(name) for name in (b"moov", b"mvhd", b"trak", b"edts", b"elst", b"mdhd")}
+    (movie_scale,) = struct.unpack_from(">I", data, names[b"mvhd"] + 16)
+    (track_scale,) = struct.unpack_from(">I", data, names[b"mdhd"] + 16)
+    delay = struct.unpack_from(">IIii", data, names[b"elst"] + 4)[3]  # what B-frames put off
+    entries = b"".join(
+        struct.pack(">iihh", length * movie_scale // fps, delay + first * track_scale // fps, 1, 0)
+        for first, length in parts
+    )
+    box = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(parts)) + entries
+    box = struct.pack(">I4s", 8 + len(box), b"edts") + box
+    begin = names[b"edts"] - 4
+    (before,) = struct.unpack_from(">I", data, begin)
+    data[begin : begin + before] = box
+    for name in (b"moov", b"trak"):
+        (size,) = struct.unpack_from(">I", data, names[name] - 4)
+        struct.pack_into(">I", data, names[name] - 4, size + len(box) - before)
+    path.write_bytes(data)
     return path

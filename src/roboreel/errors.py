@@ -81,11 +81,19 @@ class NotADatasetError(RoboreelError, FileNotFoundError):
 
 
 class SourceError(RoboreelError, ValueError):
-    """A foreign dataset that cannot be read as what it says it is."""
+    """A foreign dataset, or an image, that cannot be read as what it says it is."""
+
+    slot: int | None = None
+    """Of the frame, where it is one of a dataset."""
 
 
 class VideoError(SourceError):
     """A video file that cannot be opened, or that does not hold the frames it should."""
+
+    def __init__(self, message: str, frame: int | None = None) -> None:
+        super().__init__(message)
+        self.frame = frame
+        """Its number in the file, where one is to blame."""
 
 
 class MissingDependencyError(RoboreelError, ImportError):

@@ -73,7 +73,7 @@ class VideoDecoder:
         count = len(self.table)
         if len(indices) and not 0 <= indices.min() <= indices.max() < count:
             wrong = next(index for index in indices.tolist() if not 0 <= index < count)
-            raise VideoError(f"{self.path}: frame {wrong} asked for, but the file has {count} frames")
+            raise VideoError(f"{self.path}: frame {wrong} asked for, but the file has {count} frames", wrong)
         places = np.searchsorted(self._keys, indices, side="right")
         keys = np.append(-1, self._keys)[places]
         for index, row, key in zip(indices.tolist(), rows.tolist(), keys.tolist(), strict=True):
@@ -81,7 +81,7 @@ class VideoDecoder:
                 self._to_rgb(self._frame(index, key), out[row])
             except self._av.FFmpegError as error:
                 self._at = None  # whatever state it is in: the next read seeks
-                raise VideoError(f"{self.path}: frame {index} cannot be decoded ({error.strerror})") from error
+                raise VideoError(f"{self.path}: frame {index} cannot be decoded ({error.strerror})", index) from error
 
     def close(self) -> None:
         if self._container is None:
@@ -150,10 +150,17 @@ class VideoDecoder:
                 frame = self._advance(index, start)
                 if frame is not None:
                     return frame
+        # of an edit list with several parts a container may not find the first one again
+        self.close()
+        self._open()
+        frame = self._advance(index)
+        if frame is not None:
+            return frame
         second = float(self.table.times[index])
         raise VideoError(
             f"{self.path}: frame {index} of {len(self.table)} (at {second:.3f} s) does not come out of the decoder: "
-            f"the file is damaged, or is not the one that its frame table was made from"
+            f"the file is damaged, or is not the one that its frame table was made from",
+            index,
         )
 
     def _starts(self, index: int) -> Iterator[int | None]:
@@ -232,25 +239,26 @@ def _decoded(
         yield from packet.decode()
 
 
-def decode_range(path: Path | str, first: int, length: int, *, block: int) -> Iterator[NDArray[np.uint8]]:
+def decode_range(
+    path: Path | str, first: int, length: int, *, block: int, table: FrameTable | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """Yield frames `first` to `first + length` of a video, in order of presentation, `block` at a time.
 
     Yields (k, height, width, 3) uint8 RGB, 1 <= k <= block, a new array each. `VideoError` where the file holds fewer
-    frames or one of them cannot be decoded.
+    frames or one of them cannot be decoded. Where a frame table is stored, that says what a frame is; else one is read
+    from the file's packets.
 
         for frames in decode_range("episode_000000.mp4", 0, 300, block=64): ...   # 64, 64, 64, 64, 44 frames
     """
-    return decode_frames(path, np.arange(first, first + length), block=block)
+    return decode_frames(path, np.arange(first, first + length), block=block, table=table)
 
 
-def decode_frames(path: Path | str, numbers: NDArray[np.int64], *, block: int) -> Iterator[NDArray[np.uint8]]:
+def decode_frames(
+    path: Path | str, numbers: NDArray[np.int64], *, block: int, table: FrameTable | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """As `decode_range`, for frame numbers (n,) that increase or repeat."""
     path = Path(path)
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error.strerror})") from error
-    table = _recent_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+    table = table or _table_of(path)
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(table):
         span = f"frames {numbers.min()} to {numbers.max()}"
         raise VideoError(f"{path}: holds {len(table)} frames, but {span} are wanted")
@@ -263,6 +271,14 @@ def decode_frames(path: Path | str, numbers: NDArray[np.int64], *, block: int) -
             yield frames if len(distinct) == len(inverse) else frames[inverse]
     finally:
         decoder.close()
+
+
+def _table_of(path: Path) -> FrameTable:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror})") from error
+    return _recent_table(path, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=4)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
+from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import SourceError
 
 _UINT8 = np.dtype(np.uint8)
@@ -140,11 +141,13 @@ class VideoFrames(CameraFrames):
     first: int
     length: int
     shape: tuple[int, ...]
+    table: FrameTable | None = None
+    """The one that is stored beside the file; None: none is."""
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         from roboreel.columns.decode import decode_range
 
-        return decode_range(self.path, self.first, self.length, block=self.frames_per_block)
+        return decode_range(self.path, self.first, self.length, block=self.frames_per_block, table=self.table)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.columns.base import Column, Decoding, Frames
+from roboreel.columns.base import Column, Decoding, Frames, Ints
 from roboreel.columns.frames import CameraFrames, PngFrames, decode_png
 from roboreel.columns.threads import shared
+from roboreel.errors import SourceError
 from roboreel.format import files, paths
 from roboreel.format.records import CHECKSUM_DTYPE
 from roboreel.format.threads import Stop, cores, mapped, unless_stopped
@@ -46,17 +47,21 @@ class PngColumn(Column):
         wanted = list(zip(distinct.tolist(), rows[first].tolist(), positions[first].tolist(), strict=True))
         limit = self._decoding.limit if self.spec.frame_bytes >= _LARGE_BYTES else 1
         share = -(-len(wanted) // (_SHARES_A_THREAD * limit))
-        jobs = [partial(self._decode, wanted[k : k + share], out) for k in range(0, len(wanted), share)]
+        jobs = [partial(self._decode, wanted[k : k + share], out, frames.slots) for k in range(0, len(wanted), share)]
         shared.run(jobs, limit)
         sources = distinct[np.cumsum(first) - 1]
         for k, source in zip(order[~first].tolist(), sources[~first].tolist(), strict=True):
             out[k] = out[source]
 
-    def _decode(self, wanted: Sequence[tuple[int, int, int]], out: NDArray[Any]) -> None:
+    def _decode(self, wanted: Sequence[tuple[int, int, int]], out: NDArray[Any], slots: Ints) -> None:
         shape, dtype = self.spec.shape, self.spec.dtype
         for k, row, position in wanted:
             path = self._path_of(row, position)
-            out[k] = decode_png(files.read_file(path), shape, path, dtype)
+            try:
+                out[k] = decode_png(files.read_file(path), shape, path, dtype)
+            except SourceError as error:
+                error.slot = int(slots[k])
+                raise
 
 
 class PngWriter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,10 @@ class VideoColumn(Column):
         first[1:] = (np.diff(file_numbers[order]) != 0) | (np.diff(numbers[order]) != 0)
         distinct = order[first]
         try:
-            shared.run(list(self._jobs(file_numbers[distinct], numbers[distinct], distinct, out)), self._decoding.limit)
+            shared.run(
+                list(self._jobs(file_numbers[distinct], numbers[distinct], distinct, out, frames.slots)),
+                self._decoding.limit,
+            )
         except VideoError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise error.__cause__ from None  # evicted since its episode was looked up: the store tries again
@@ -60,7 +63,7 @@ class VideoColumn(Column):
         for row, source in zip(order[~first].tolist(), sources[~first].tolist(), strict=True):
             out[row] = out[source]
 
-    def _jobs(self, file_numbers: Ints, numbers: Ints, rows: Ints, out: NDArray[Any]) -> Iterator[Job]:
+    def _jobs(self, file_numbers: Ints, numbers: Ints, rows: Ints, out: NDArray[Any], slots: Ints) -> Iterator[Job]:
         """One a part of a file; the arguments are sorted by file and then by frame."""
         # brings the decoder in: only who reads video pays for it
         from roboreel.columns.decoder_pool import default_pool
@@ -77,18 +80,23 @@ class VideoColumn(Column):
                     raise files.not_regular(path)  # the decoder would wait for what a pipe never gives
             for part in parts(numbers[start:stop], table.keys, most):
                 chosen = slice(start + part.start, start + part.stop)
-                yield partial(
-                    default_pool().read,
-                    path,
-                    table,
-                    numbers[chosen],
-                    rows[chosen],
-                    out,
-                    self._decoding.video_decoder,
-                )
+                read = partial(default_pool().read, path, table, decoder=self._decoding.video_decoder)
+                yield partial(_named, read, numbers[chosen], rows[chosen], out, slots)
 
     def table(self, file: int) -> FrameTable:
         return kept_table(paths.frame_table_path(self._root, self.spec.name, file))
+
+
+def _named(
+    read: Callable[[Ints, Ints, NDArray[Any]], None], numbers: Ints, rows: Ints, out: NDArray[Any], slots: Ints
+) -> None:
+    """Read frames `numbers` of a file into rows of `out`; have an error say the slot of the frame that it met."""
+    try:
+        read(numbers, rows, out)
+    except VideoError as error:
+        at = 0 if error.frame is None else int(np.searchsorted(numbers, error.frame))
+        error.slot = int(slots[rows[at]])
+        raise
 
 
 class VideoWriter:

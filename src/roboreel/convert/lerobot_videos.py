@@ -87,7 +87,7 @@ class VideoCamera:
         self._check_follows(entry, first, first + entry.length, where)
         self._warn_of_rate(span, table)
         whose = f"episode {entry.index}, camera {name!r}"
-        return _SourceVideo(span.path, first, entry.length, self.spec.shape, whose)
+        return _SourceVideo(span.path, first, entry.length, self.spec.shape, table, whose)
 
     def _goes_by_time(self, entry: EpisodeEntry, span: VideoSpan, table: FrameTable, available: int) -> bool:
         """Whether timestamps say which frame is whose: told by the whole file, as single episodes may be short.

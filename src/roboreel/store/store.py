@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.columns.base import Column, Frames
+from roboreel.columns.base import Frames
 from roboreel.columns.threads import shared
 from roboreel.errors import (
     DatasetBusyError,
@@ -38,6 +38,7 @@ from roboreel.store.attempt import Attempt, Touched, UnsettledError
 from roboreel.store.following import Following
 from roboreel.store.room import check_room
 from roboreel.store.survivors import PIECE_SLOTS, lost_range, survivors_around
+from roboreel.store.unreadable import saying_which
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -125,7 +126,7 @@ class Store(Following):
         if held and self.manifest.keys[key].needs_decoding:
             self._read_held(key, frames, out, held)
         else:
-            self._column_to_read(key).read(frames, out)
+            self._read_column(key, frames, out)
         if self._pending is not None and self._pending.key == key:
             edited, at = self._edited(self._pending, frames.slots)
             out[edited] = self._pending.values[at]
@@ -158,12 +159,13 @@ class Store(Following):
         frames = self.frames_at(slots, np.full(len(slots), row))
         spec = self.manifest.keys[key]
         images = np.empty((len(slots), *spec.shape), spec.dtype)
-        self._column_to_read(key).read(frames, images)
+        self._read_column(key, frames, images)
         return int(frames.positions[0]), images
 
-    def _column_to_read(self, key: str) -> Column:
+    def _read_column(self, key: str, frames: Frames, out: NDArray[Any]) -> None:
         cached = None if self.frame_cache is None else self.frame_cache.columns.get(key)
-        return cached or self.columns[key]
+        with saying_which(self.table, key, frames):
+            (cached or self.columns[key]).read(frames, out)
 
     def run(self, jobs: Sequence[Callable[[], None]]) -> None:
         """Run jobs beside each other, as many as images may be decoded at once; they may have jobs of their own."""

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from roboreel.columns.frame_table import FrameTable, video_digest
 from roboreel.columns.frames import ArrayFrames, CameraFrames, PngFrames, VideoFrames
+from roboreel.columns.kept_tables import kept_table
 from roboreel.columns.memmap import MemmapWriter
 from roboreel.columns.png import PngWriter
 from roboreel.columns.video import VideoWriter
-from roboreel.errors import StorageDirCorruptError
+from roboreel.errors import StorageDirCorruptError, VideoError
 from roboreel.format import files, paths
 from roboreel.format.files import DataFile
 from roboreel.format.records import CHECKSUM_DTYPE
@@ -44,12 +45,12 @@ class CameraSource:
         first, shape = start - int(table.starts[row]), self._spec.shape
         if self._spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
             clip = table.rows["clips"][row, self._store.manifest.video_keys.index(self._key)]
-            path = self._video(int(clip["file"]), row)
-            return _Decoded(VideoFrames(path, int(clip["first"]) + first, stop - start, shape))
+            path, known = self._video(int(clip["file"]), row)
+            return _Decoded(VideoFrames(path, int(clip["first"]) + first, stop - start, shape, known), self._where(row))
         if self._spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
-            return _Decoded(
-                PngFrames(stop - start, shape, self._png_reader(row, start, first), self._where(row), self._spec.dtype)
-            )
+            where = self._where(row)
+            frames = PngFrames(stop - start, shape, self._png_reader(row, start, first), where, self._spec.dtype)
+            return _Decoded(frames, where)
         return _Summed(
             self._store.memmap(self._key)[start:stop], self._sums(start, stop), self._store.root, self._where(row)
         )
@@ -73,19 +74,16 @@ class CameraSource:
 
         return read
 
-    def _video(self, file: int, row: int) -> Path:
+    def _video(self, file: int, row: int) -> tuple[Path, FrameTable]:
         path = paths.video_path(self._store.root, self._key, file)
-        if file not in self._checked:
-            try:
-                known = FrameTable.from_bytes(
-                    paths.frame_table_path(self._store.root, self._key, file).read_bytes(), str(path)
-                )
-                if video_digest(path) != (known.file_bytes, known.file_hash):
-                    raise _damaged(self._store.root, f"{path} does not match its checksum")
-            except FileNotFoundError:
-                raise _damaged(self._store.root, f"{self._where(row)} lacks {path}") from None
-            self._checked.add(file)
-        return path
+        try:
+            known = kept_table(paths.frame_table_path(self._store.root, self._key, file))
+            if file not in self._checked and video_digest(path) != (known.file_bytes, known.file_hash):
+                raise _damaged(self._store.root, f"{path} does not match its checksum")
+        except FileNotFoundError:
+            raise _damaged(self._store.root, f"{self._where(row)} lacks {path}") from None
+        self._checked.add(file)
+        return path, known
 
 
 def _damaged(root: Path, what: str) -> StorageDirCorruptError:
@@ -97,6 +95,7 @@ class _Decoded(CameraFrames):
     """Frames that are decoded and coded anew, though their target may take the files as they are."""
 
     frames: CameraFrames
+    where: str
 
     @property
     def length(self) -> int:  # type: ignore[override]
@@ -111,7 +110,10 @@ class _Decoded(CameraFrames):
         return self.frames.dtype
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        return self.frames.blocks()
+        try:
+            yield from self.frames.blocks()
+        except VideoError as error:  # that of a PNG says where it is
+            raise VideoError(f"{self.where}: {error}") from error
 
 
 @dataclass(frozen=True)
