@@ -9,6 +9,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from roboreel.format.records import (
 from roboreel.format.redo import Redo
 from roboreel.store.attempt import Attempt, Touched, UnsettledError
 from roboreel.store.following import Following
+from roboreel.store.held import read_held
 from roboreel.store.room import check_room
 from roboreel.store.survivors import PIECE_SLOTS, lost_range, survivors_around
 from roboreel.store.unreadable import saying_which
@@ -124,7 +126,8 @@ class Store(Following):
         With `held`, images are decoded by whole episodes, of which so many are kept in memory, a camera.
         """
         if held and self.manifest.keys[key].needs_decoding:
-            self._read_held(key, frames, out, held)
+            episodes = self.held.setdefault(key, OrderedDict())
+            read_held(episodes, held, frames, out, partial(self._decoded_episode, key))
         else:
             self._read_column(key, frames, out)
         if self._pending is not None and self._pending.key == key:
@@ -139,19 +142,6 @@ class Store(Following):
             edited, at = self._edited(self._pending, slots)
             out[edited] = self._pending.values[at]
         return out
-
-    def _read_held(self, key: str, frames: Frames, out: NDArray[Any], held: int) -> None:
-        episodes = self.held.setdefault(key, OrderedDict())
-        rows = list(dict.fromkeys(frames.rows.tolist()))
-        for row in sorted(rows, key=lambda row: row not in episodes):  # what is here first: the new push the old out
-            if row not in episodes:
-                while len(episodes) >= held:
-                    episodes.popitem(last=False)
-                episodes[row] = self._decoded_episode(key, row)
-            episodes.move_to_end(row)
-            first, images = episodes[row]
-            at = np.flatnonzero(frames.rows == row)
-            out[at] = images[frames.positions[at] - first]
 
     def _decoded_episode(self, key: str, row: int) -> tuple[int, NDArray[Any]]:
         """What survives of an episode, decoded in order, and the position of its first frame."""
