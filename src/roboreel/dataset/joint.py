@@ -72,7 +72,7 @@ def _why_not(key: str, members: Mapping[int, Member]) -> str | None:
     if key == DATASET_INDEX_KEY:
         return "says here which of the joined datasets a frame is from"
     if missing := [place for place, member in members.items() if key not in member.parts]:
-        return f"not in {', '.join(map(str, missing))}"
+        return f"not in {' and '.join(map(str, missing))}"
     return _differing(members, lambda member: _form(member.parts[key])) or _differing(
         members, lambda member: _window(member.windows.get(key))
     )

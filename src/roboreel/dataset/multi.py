@@ -53,7 +53,8 @@ class MultiLeRobotDatasetV2(ByIndex):
     Indices stay what they are while a ring is written: its frames come last, wherever it stands in the list. Of the
     others what they held when they were joined is shown; where none is a ring, the last one of the list, if it is no
     view, may grow as well. `episode_index` and `index` tell episodes and frames of all datasets apart: those of each
-    dataset go on where the ones of the dataset before it, in the order of the indices, end.
+    dataset go on where the ones of the dataset before it, in the order of the indices, end. Other numbers, such as
+    LeRobot's `task_index`, stay what they are in their dataset; `task` says the same in all.
 
     Windows are those of the datasets when they were joined, or what `set_delta_timestamps` says to all of them. They
     are in seconds, and so may mix datasets of several frame rates, which is warned of. What is open stays shared.
@@ -248,7 +249,7 @@ class MultiLeRobotDatasetV2(ByIndex):
                 f"the datasets have several frame rates ({shown}): the frames of a window lie as far apart in "
                 "time, and not in frames"
             )
-        text = "; ".join(texts)
+        text = "\n".join(texts)
         if text and text != self._warned:
             warnings.warn(text, RoboreelWarning, stacklevel=4)
         self._warned = text or self._warned

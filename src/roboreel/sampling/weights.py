@@ -27,7 +27,8 @@ def compute_sampler_weights(
     The frames of the online dataset together weigh `online_sampling_ratio`, the offline ones the rest; the last n of
     each episode weigh nothing. Where all would weigh nothing, all weigh the same. Slots of which the frame was lost
     with a writer that died weigh nothing in any case. For `torch.utils.data.WeightedRandomSampler` over
-    `ConcatDataset([offline, online])`.
+    `MultiLeRobotDatasetV2([offline, online])`, in which the online one is that which grows, or over torch's
+    `ConcatDataset`.
 
     Two episodes of 2 frames, and one online of 3 of which the last is dropped:
 
