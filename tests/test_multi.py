@@ -254,12 +254,13 @@ def test_a_buffer_that_holds_nothing_yet(tmp_path: Path) -> None:
 
 def test_what_cannot_be_joined(members: dict[str, LeRobotDatasetV2], tmp_path: Path) -> None:
     pushed, turning = members["pushed"], members["ring"]
-    many = {
+    many: dict[str, Any] = {
         "no dataset to join; type MultiLeRobotDatasetV2([one, other])": [],
         "dataset 1 is 'outputs/arm'; a LeRobotDatasetV2 would do: type LeRobotDatasetV2(storage_dir)": [
             pushed,
             "outputs/arm",
         ],
+        "is no list of datasets; type MultiLeRobotDatasetV2([one, other])": pushed,
         "dataset 0 is joined datasets itself; give those: [*joined.datasets, …]": [MultiLeRobotDatasetV2([pushed])],
         "2 of the datasets grow (rings, and such as hold nothing yet)": [turning, pushed, turning],
         "ring.view(ring.get_unique_episode_indices())": [turning, LeRobotDatasetV2(tmp_path / "new", 10)],
@@ -270,7 +271,7 @@ def test_what_cannot_be_joined(members: dict[str, LeRobotDatasetV2], tmp_path: P
     }
     for message, datasets in many.items():
         with pytest.raises(ValueError, match=re.escape(message)) as caught:
-            MultiLeRobotDatasetV2(datasets)  # type: ignore[arg-type]
+            MultiLeRobotDatasetV2(datasets)
         assert isinstance(caught.value, roboreel.InvalidArgumentError)
     view = pushed.view([0])
     view.image_transform = torch.neg

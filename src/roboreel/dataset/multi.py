@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -64,12 +65,14 @@ class MultiLeRobotDatasetV2(ByIndex):
         """Join the datasets.
 
         Args:
-            datasets: Datasets and views of them. To leave some of their episodes out, give views.
+            datasets: Datasets and views of them: what is divided, or left out, is so before it is joined.
 
         Raises:
             InvalidArgumentError: none, or something else than datasets; several of them that grow; cameras that are
                 given as float32 by some and as uint8 by others, or transformed in several ways.
         """
+        if isinstance(datasets, ByIndex | str | Path):  # which are sequences, too
+            raise InvalidArgumentError(f"{datasets!r} is no list of datasets; type MultiLeRobotDatasetV2([one, other])")
         self.datasets = tuple(datasets)
         """As they were given."""
         _check(self.datasets)
