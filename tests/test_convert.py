@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import roboreel
 from roboreel import LeRobotDatasetV2, VideoOptions
 from roboreel.cli.main import main
 from roboreel.store import Store, verify
 from tests.recordings import CAMERA, VIDEO_ERROR, made, numbers_of, pictures, recording
+from tests.video_files import painted_frames
 
 LOSSLESS = [("memmap", "png"), ("png", "memmap"), ("video", "memmap"), ("video", "png")]
 FAST = VideoOptions(codec="h264", preset="ultrafast", crf=10)
@@ -281,3 +283,26 @@ def test_options_that_are_not_typed_stay_as_they_are_stored(tmp_path: Path) -> N
     assert coded() == replace(stored, crf=20)
     main(["convert", str(root), "--image-mode", "video", "--codec", "hevc", "--gop", "4", "--quiet"])
     assert coded() == VideoOptions(codec="hevc", gop=4)
+
+
+@pytest.mark.parametrize("mode", ["png", "video"])
+def test_decoded_frames_of_other_cameras_stay_in_the_cache(tmp_path: Path, mode: str) -> None:
+    root, top, wrist = tmp_path / "dataset", "observation.images.top", "observation.images.wrist"
+    with LeRobotDatasetV2(root, fps=10, image_mode=mode) as dataset:
+        for first in (0, 6):
+            images = painted_frames(range(first, first + 6))
+            dataset.add_episodes({top: images, wrist: images})
+    reader = LeRobotDatasetV2(root, image_dtype="uint8", decoded_cache="2MB", readonly=True)
+    wanted = reader.get_batch(range(12))
+    LeRobotDatasetV2(root).convert({wrist: "memmap"})
+    later = LeRobotDatasetV2(root, image_dtype="uint8", decoded_cache="3MB")
+    for opened in (later, reader, later):
+        batch = opened.get_batch(range(12))
+        assert all(torch.equal(batch[key], wanted[key]) for key in (top, wrist))
+        report = opened.decoded_cache
+        assert report is not None
+        assert report.frames == 12
+    assert later.decoded_cache is not None
+    assert (later.decoded_cache.hits, later.decoded_cache.decoded) == (24, 0)
+    assert sorted(path.name for path in (root / "cache").iterdir()) == ["lock", f"{top}.pixels", f"{top}.slots"]
+    check_clean(root)

@@ -5,9 +5,10 @@ Any number of processes read through mappings (`cache_map`), without a lock, and
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from roboreel.columns.cache_map import (
     mapped,
     table_bytes,
 )
-from roboreel.errors import DatasetBusyError, StorageDirCorruptError
+from roboreel.errors import DatasetBusyError, RoboreelError, StorageDirCorruptError
 from roboreel.format import clone, files, paths
 from roboreel.format.files import DataFile
 from roboreel.format.lock import shared_lock
@@ -271,6 +272,24 @@ def clear_cache(folder: Path) -> bool:
             files.remove(path)
         clone.remove_if_empty(folder)  # else somebody has just begun it anew
     return True
+
+
+def link_cache(folder: Path, to: Path, keys: Sequence[str]) -> None:
+    """Have what is kept of these cameras be in the directory `to` as well; what cannot be linked is decoded again.
+
+    The lock goes along, first: whoever fills the files by either name holds the same one.
+    """
+    names = [path_of(Path(), key) for key in keys for path_of in (paths.cache_slots_path, paths.cache_pixels_path)]
+    with contextlib.suppress(OSError, RoboreelError):
+        files.check_dir(folder)
+        present = [name for name in names if (folder / name).is_file()]
+        if not present:
+            return
+        files.make_dir(to)
+        for name in (Path(paths.CACHE_LOCK), *present):
+            files.remove(to / name)
+            if not clone.link(folder / name, to / name):
+                return
 
 
 def _retire(path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from roboreel.columns.cache_file import link_cache
 from roboreel.columns.video import VideoColumn
 from roboreel.errors import (
     CapacityError,
@@ -27,13 +28,14 @@ from roboreel.errors import (
     RoboreelWarning,
     StorageError,
 )
-from roboreel.format import files
+from roboreel.format import files, paths
 from roboreel.format.manifest import ByteCapacity, Manifest
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode, VideoOptions
 from roboreel.store.cameras import AskedMode, AskedOptions, CameraStorage
 from roboreel.store.capacity import ENCODED_MARGIN
 from roboreel.store.conversion_forecast import ConversionForecast, forecast_conversion
 from roboreel.store.conversion_place import DATASET, JOURNAL, claimed, clear, exchange, parse_dest, place_of, sweep
+from roboreel.store.frame_cache import cached_keys
 from roboreel.store.journal import Journal, task_of
 from roboreel.store.layout import frame_bytes
 from roboreel.store.read_cost import break_even_epochs, payoff_text, window_seconds
@@ -270,6 +272,8 @@ class Conversion:
         if self.dest is not None:
             files.rename(self.place / DATASET, target)  # also over an empty directory
         else:
+            kept = [spec.name for spec in cached_keys(self.store.manifest) if spec.name not in self.changed]
+            link_cache(self.store.root / paths.CACHE, self.place / DATASET / paths.CACHE, kept)
             exchange(self.place, target)
         try:
             for directory in (target.parent, self.place):
