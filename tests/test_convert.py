@@ -235,7 +235,15 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "memmap" in said
     assert "epoch" in said
     main(["convert", str(root), "--image-mode", "memmap"])
-    assert "nothing was converted" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said == f"{root}: the cameras are stored so already\n{root}: nothing was converted\n"
+    main(["convert", str(root), "--image-mode", "memmap", "--to", str(tmp_path / "same")])
+    said = capsys.readouterr().out
+    assert said.startswith(
+        f"{root}: the cameras are stored so already; {tmp_path / 'same'} becomes a copy\n  the whole: "
+    )
+    assert "needed meanwhile" in said
+    assert said.endswith(f"{tmp_path / 'same'}: copied; nothing was converted\n")
     options = ["--codec", "h264", "--gop", "5", "--preset", "ultrafast", "--crf", "12"]
     main(["convert", str(root), "--image-mode", "video", *options, "--to", str(tmp_path / "copy"), "--json"])
     report = json.loads(capsys.readouterr().out)

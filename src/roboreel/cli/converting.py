@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
         if config.forecast or not quiet:
             found = dataset.forecast_conversion(mode, to=config.to, video_options=options)
         if found is not None and not config.json:
-            print(describe_forecast(config.dir, found), flush=True)
+            print(describe_forecast(config.dir, found, config.to), flush=True)
         if config.forecast:
             if config.json and found is not None:
                 print(json.dumps(found.to_dict(), indent=1))
@@ -76,14 +76,15 @@ def run(arguments: Sequence[str]) -> None:
     if config.json:
         print(json.dumps(_values(report), indent=1))
     elif not config.quiet:
-        print(describe_report(report))
+        print(describe_report(report, config.to))
 
 
-def describe_forecast(root: Path, found: ConversionForecast) -> str:
+def describe_forecast(root: Path, found: ConversionForecast, to: Path | None = None) -> str:
     """Return what `roboreel convert --forecast` prints."""
-    if not found.cameras:
-        return f"{root}: the cameras are stored so already"
-    lines = [f"{root}:"]
+    already = f"{root}: the cameras are stored so already"
+    if not found.cameras and to is None:
+        return already
+    lines = [f"{root}:" if found.cameras else f"{already}; {to} becomes a copy"]
     for key, camera in found.cameras.items():
         how = f"by {camera.measured_frames} of its frames" if camera.measured_frames else "exactly"
         lines.append(
@@ -98,10 +99,10 @@ def describe_forecast(root: Path, found: ConversionForecast) -> str:
     return "\n".join(lines)
 
 
-def describe_report(report: ConversionReport) -> str:
+def describe_report(report: ConversionReport, to: Path | None = None) -> str:
     """Return what `roboreel convert` prints at the end."""
     if not report.cameras:
-        return f"{report.storage_dir}: nothing was converted"
+        return f"{report.storage_dir}: {'' if to is None else 'copied; '}nothing was converted"
     again = f", {report.episodes_resumed:,} by an earlier try" if report.episodes_resumed else ""
     return "\n".join(
         [
