@@ -55,6 +55,8 @@ def test_every_sampler_draws_from_all_of_them(members: dict[str, LeRobotDatasetV
         assert sorted(i for batch in given for i in batch) == sorted(
             joined.get_data_by_key("index")[list(EpisodeAwareSampler(joined))]
         )
+    far: Any = next(iter(make_loader(joined, 4, shuffle=False, device="meta")))
+    assert (far[CAMERA].device.type, far[CAMERA].dtype) == ("meta", torch.float32)
     loader = make_loader(joined, 4, shuffle=False, device="cpu")
     assert [i for batch in loader for i in batch["index"].tolist()] == joined.get_data_by_key("index")[
         list(EpisodeAwareSampler(joined))

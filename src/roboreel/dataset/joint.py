@@ -38,8 +38,8 @@ class Joint:
     names: tuple[str, ...]
     plan: Plan
     """Of a batch's arrays; nothing is read by it."""
-    left_out: tuple[str, ...]
-    """A line for each other key, which says why."""
+    left_out: Mapping[str, str]
+    """Each other key, and why."""
 
     @classmethod
     def of(cls, members: Mapping[int, Member]) -> Joint:
@@ -48,21 +48,21 @@ class Joint:
         >>> action = {size: Part("action", KeySpec("action", np.dtype("<f4"), (size,))) for size in (6, 7)}
         >>> joint = Joint.of({0: Member({"action": action[6]}, {}), 2: Member({"action": action[7]}, {})})
         >>> joint.names, joint.left_out
-        ((), ("'action': float32 (6,) in 0, float32 (7,) in 2",))
+        ((), {'action': 'float32 (6,) in 0, float32 (7,) in 2'})
         """
-        names, left_out = [], []
+        names, left_out = [], {}
         for key in dict.fromkeys(key for member in members.values() for key in member.parts):
             if why := _why_not(key, members):
-                left_out.append(f"{key!r}: {why}")
+                left_out[key] = why
             else:
                 names.append(key)
         first = next(iter(members.values()), Member({}, {}))
         parts = (*(first.parts[name] for name in names), _DATASET_INDEX)
-        return cls(tuple(names), Plan(parts, Group(parts), (), None), tuple(left_out))
+        return cls(tuple(names), Plan(parts, Group(parts), (), None), left_out)
 
     def text(self) -> str:
         """Say which keys are left out."""
-        shown = [f"  {line}" for line in self.left_out[:_MOST_NAMED]]
+        shown = [f"  {key!r}: {why}" for key, why in list(self.left_out.items())[:_MOST_NAMED]]
         if more := len(self.left_out) - len(shown):
             shown.append(f"  and {more} more")
         return "\n".join(["keys that the datasets do not have alike are left out (datasets by their place):", *shown])

@@ -93,9 +93,11 @@ class MultiLeRobotDatasetV2(ByIndex):
         self._members = tuple(member.showing(member.dataset.images_as(dtype)) for member in self._members)
         self._buffers = Buffers()
         self._compared: _Compared | None = None
-        self._warned: str | None = None
+        self._left_out: frozenset[str] = frozenset()
+        """The keys that were warned of."""
         self._strings: tuple[list[list[str]], list[str], list[int]] | None = None
         self._now()
+        self._warn_of_rates()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compared": None, "_strings": None}
@@ -240,22 +242,21 @@ class MultiLeRobotDatasetV2(ByIndex):
             joint = Joint.of({member.place: member.described() for member in self._members if member.is_made})
             members = [member.showing(member.dataset._giving(joint.names)) for member in self._members]
             known = self._compared = _Compared(seen, joint, members)
-            self._warn(joint)
+            if set(joint.left_out) - self._left_out:
+                warnings.warn(joint.text(), RoboreelWarning, stacklevel=3)
+            self._left_out = self._left_out | set(joint.left_out)
         return known
 
-    def _warn(self, joint: Joint) -> None:
-        texts = [joint.text()] if joint.left_out else []
-        rates = {member.place: member.dataset.fps for member in self._members}
-        if same(list(rates.values())) is None:
+    def _warn_of_rates(self) -> None:
+        if self.fps is None and len(self._members) > 1:
+            rates = {member.place: member.dataset.fps for member in self._members}
             shown = ", ".join(f"{rates[place]:g} Hz in {place}" for place in sorted(rates))
-            texts.append(
-                f"the datasets have several frame rates ({shown}): the frames of a window lie as far apart in "
-                "time, and not in frames"
+            warnings.warn(
+                f"the datasets have several frame rates ({shown}): windows are in seconds, and so take in more frames "
+                "of one than of another",
+                RoboreelWarning,
+                stacklevel=3,
             )
-        text = "\n".join(texts)
-        if text and text != self._warned:
-            warnings.warn(text, RoboreelWarning, stacklevel=4)
-        self._warned = text or self._warned
 
     @property
     def delta_timestamps(self) -> dict[str, NDArray[np.float64]] | None:
