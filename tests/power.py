@@ -134,13 +134,9 @@ class Disk:
         return folder
 
     def _file(self, path: Path) -> File:
-        """The file's record; one that was written past the file layer, by an encoder, is taken as it lies there."""
         folder = self._folder(path.parent)
         if path.name not in folder.entries:
-            file = File()
-            folder.change({path.name: file})
-            if path.is_file() and path.stat().st_size:
-                file.write(0, path.read_bytes())
+            folder.change({path.name: File()})
         entry = folder.entries[path.name]
         assert isinstance(entry, File)
         return entry

@@ -18,8 +18,10 @@ from roboreel.columns.decode import decode_range
 from roboreel.columns.encode import encode_video
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import InvalidArgumentError, StorageError
+from roboreel.format.files import observed
 from roboreel.schema import VideoOptions
 from tests.recordings import CAMERA
+from tests.test_durability import Failing
 from tests.video_files import painted_frames, read_numbers
 
 
@@ -170,8 +172,24 @@ def test_packets_come_in_the_order_in_which_they_are_shown(tmp_path: Path, codec
 
 
 def test_where_no_file_can_be(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"a\.mp4: the video could not be written \(No such file"):
+    with pytest.raises(StorageError, match=r"create of .*a\.mp4 failed: No such file"):
         encode_video(tmp_path / "no" / "a.mp4", [painted_frames([1])], fps=10)
+
+
+def test_whichever_write_fails_no_file_is_left_and_it_can_be_done_again(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 128, 192, 3), np.uint8)  # more than is written in one go
+    options, path = VideoOptions(codec="h264", crf=1, preset="ultrafast"), tmp_path / "a.mp4"
+    counting = Failing()
+    with observed(counting):
+        encode_video(path, [noise], fps=10, options=options)
+    assert counting.seen >= 4
+    for at in range(counting.seen):
+        path.unlink()
+        for_good = at % 2 == 1
+        with pytest.raises(StorageError, match=r"a\.mp4 failed: "), observed(Failing(at, for_good=for_good)):
+            encode_video(path, [noise], fps=10, options=options)
+        assert path.exists() == for_good  # then it cannot be removed either
+        assert len(encode_video(path, [noise], fps=10, options=options)) == 12
 
 
 def test_encoders_say_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 from collections.abc import Iterable
 from fractions import Fraction
@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.columns.frame_table import FrameTable
-from roboreel.errors import DiskSpaceError, InvalidArgumentError, StorageError, VideoError
+from roboreel.errors import InvalidArgumentError, StorageError, VideoError
+from roboreel.format import files
+from roboreel.format.new_file import NewFile
 from roboreel.schema import VideoOptions
 
+_BUFFER_BYTES = 1 << 18
+"""What is written in one go."""
 _ENCODERS = {"av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
 
 
@@ -42,21 +46,26 @@ def encode_video(
         # SVT-AV1 reports its settings on stderr, and reads this once, when it first starts
         os.environ.setdefault("SVT_LOG", "1")
     rate = Fraction(fps).limit_denominator(1001) or 1 / Fraction(1 / fps).limit_denominator(1)
+    file = NewFile(path)
     try:
-        count = _write(av, path, blocks, rate, options)
-    except av.FFmpegError as error:
-        path.unlink(missing_ok=True)
-        kind = DiskSpaceError if error.errno == errno.ENOSPC else StorageError
-        raise kind(f"{path}: the video could not be written ({error.strerror})") from error
-    except BaseException:
-        path.unlink(missing_ok=True)
+        count = _write(av, file, path, blocks, rate, options)
+        file.check()
+    except BaseException as error:
+        file.close()
+        with contextlib.suppress(StorageError):
+            files.remove(path)
+        if isinstance(error, av.FFmpegError):
+            raise StorageError(f"{path}: the video could not be written ({error.strerror})") from error
         raise
+    file.close()
     table = FrameTable.from_video(path)
     _check_written(table, count, rate, path)
     return table
 
 
-def _write(av: Any, path: Path, blocks: Iterable[NDArray[np.uint8]], rate: Fraction, options: VideoOptions) -> int:
+def _write(
+    av: Any, file: NewFile, path: Path, blocks: Iterable[NDArray[np.uint8]], rate: Fraction, options: VideoOptions
+) -> int:
     """Write the file; returns how many frames went in."""
     settings = {"g": str(options.gop), "crf": str(options.crf)}
     if options.preset is not None:
@@ -67,9 +76,10 @@ def _write(av: Any, path: Path, blocks: Iterable[NDArray[np.uint8]], rate: Fract
         # its own log is no log of ours; a group that leans on the one before could not be decoded alone
         settings["x265-params"] = "bframes=0:open-gop=0:log-level=none"
     count, shape = 0, None
-    with av.open(str(path), "w", format="mp4") as container:
+    with av.open(file, "w", format="mp4", buffer_size=_BUFFER_BYTES) as container:
         stream = None
         for block in blocks:
+            file.check()
             if (
                 block.dtype != np.uint8
                 or block.ndim != 4
