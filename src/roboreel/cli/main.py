@@ -19,6 +19,7 @@ COMMANDS = {
     "info": ("roboreel.cli.info", "show what a dataset holds"),
     "forecast": ("roboreel.cli.forecasting", "say how many bytes a recording like this one will take"),
     "convert": ("roboreel.cli.converting", "store cameras as memmap, PNG or video, in place or in a copy"),
+    "export": ("roboreel.cli.exporting", "write a dataset as a LeRobot folder, v3.0 or v2.1"),
     "snapshot": ("roboreel.cli.snapshotting", "copy a dataset as it stands, also while it is written"),
     "cache": ("roboreel.cli.caching", "show or clear the frames that were decoded once and kept"),
     "verify": ("roboreel.cli.verifying", "compare every byte of a dataset with its checksums"),

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from roboreel.convert.export_forecast import check_export_fits
 from roboreel.convert.import_forecast import ImportForecast, forecast_source
 from roboreel.convert.ingest import IngestOptions, IngestReport, Told, fingerprint, ingest, is_there, planned
 from roboreel.convert.lerobot import open_lerobot
+from roboreel.convert.lerobot_export import ExportOptions, ExportReport, exported_keys, write_lerobot
+from roboreel.convert.lerobot_export import Version as ExportVersion
 from roboreel.convert.source import Source, SourceEpisode
+from roboreel.convert.store_source import StoreSource
 from roboreel.errors import InvalidArgumentError
+from roboreel.store import Store, built_beside
 
 __all__ = [
+    "ExportOptions",
+    "ExportReport",
+    "ExportVersion",
     "ImportForecast",
     "IngestOptions",
     "IngestReport",
     "Source",
     "SourceEpisode",
+    "export_lerobot",
     "forecast_lerobot",
     "import_lerobot",
     "ingest",
@@ -49,3 +63,24 @@ def forecast_lerobot(folder: Path, storage_dir: Path, options: IngestOptions) ->
     """Say what `import_lerobot` would take, without writing anything."""
     source = open_lerobot(folder, options.skip_episodes, strict=options.strict)
     return forecast_source(source, planned(source, options, {}), storage_dir.resolve())
+
+
+def export_lerobot(
+    store: Store,
+    rows: NDArray[np.int64],
+    folder: Path,
+    options: ExportOptions,
+    check_same: Callable[[], object] = lambda: None,
+) -> ExportReport:
+    """Write the episodes in `rows` of the episode table as a LeRobot folder, there whole or not at all.
+
+    `check_same` is called before it is put in its place, and raises where the dataset is another one by then.
+    """
+    source = StoreSource(store, rows, options.leave_out)
+    keys = exported_keys(source, options)  # refuses what cannot be, before anything is made
+    if not options.force:
+        check_export_fits(source, keys, folder)
+    with built_beside(store.root, folder) as place:
+        report = write_lerobot(source, place, options)
+        check_same()
+    return replace(report, folder=str(folder))

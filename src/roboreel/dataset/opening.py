@@ -293,6 +293,14 @@ class Opening:
             is_ours = self._writer is not None and self._writer.is_ours
             yield self._writer if is_ours else None
 
+    @contextlib.contextmanager
+    def still(self, what: str) -> Iterator[Store]:
+        """Give the open store, which no thread of this process changes until the block is left."""
+        with self._changing(what):
+            store = self.store()
+            assert store is not None
+            yield store
+
     def conversion(self, image_mode: AskedMode, video_options: AskedOptions, dest: Path | None) -> Conversion:
         """What a conversion would do."""
         store = self.store()

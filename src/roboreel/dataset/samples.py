@@ -14,16 +14,16 @@ from roboreel.dataset import slabs
 from roboreel.dataset.batch import BlockBatch, to_tensors
 from roboreel.dataset.buffers import Buffers, Room
 from roboreel.dataset.plan import Arrays, Forms, Plan, Rows
+from roboreel.dataset.publishing import Publishing
 from roboreel.dataset.reading import Batching, Windows, check_window_keys, gather_samples
 from roboreel.dataset.transforms import transform_images
-from roboreel.dataset.views import EpisodeViews
 from roboreel.errors import UnknownKeyError
 from roboreel.store import Store
 
 Ints = NDArray[np.int64]
 
 
-class Samples(EpisodeViews):
+class Samples(Publishing):
     """What is shown of a dataset, as samples; `LeRobotDatasetV2` says how they are asked for."""
 
     _forms: Forms

@@ -1,9 +1,12 @@
 """The storage engine: a directory of episodes, one writer, any number of readers."""
 
 from roboreel.columns.base import Decoding, Frames, VideoDecoderName
+from roboreel.columns.encode import encode_video
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.frames import ArrayFrames, CameraFrames, PickedFrames, PngFrames, VideoFrames, is_mapped_in
-from roboreel.format.files import free_bytes
+from roboreel.columns.png import encode_png
+from roboreel.columns.remux import JoinedVideo, PacketReader, PacketRun
+from roboreel.format.files import free_bytes, make_dir, remove
 from roboreel.format.filesystem import check_ring_place
 from roboreel.format.manifest import Manifest, check_no_lerobot, is_unfinished
 from roboreel.format.paths import encode_key
@@ -17,6 +20,7 @@ from roboreel.store.conversion_forecast import CameraForecast, ConversionForecas
 from roboreel.store.conversion_place import put_back
 from roboreel.store.editing import changed_rows, check_editable
 from roboreel.store.episode import Episode, at_size, infer_keys
+from roboreel.store.folder_beside import GrowingFile, built_beside, write_file
 from roboreel.store.forecast import Forecast, KeyForecast, forecast
 from roboreel.store.frame_cache import (
     CacheReport,
@@ -31,8 +35,10 @@ from roboreel.store.layout import check_empty, discard, frame_bytes
 from roboreel.store.pace import Pace
 from roboreel.store.read_cost import payoff_text, source_window_seconds, window_seconds
 from roboreel.store.repair import Repaired, repair
+from roboreel.store.slots import frame_checksums
 from roboreel.store.snapshot import request_snapshot
 from roboreel.store.store import Store
+from roboreel.store.transcoding import CameraSource
 from roboreel.store.verify import Report, verify
 from roboreel.store.writer import Writer
 
@@ -45,6 +51,7 @@ __all__ = [
     "CacheReport",
     "CameraForecast",
     "CameraFrames",
+    "CameraSource",
     "CameraStorage",
     "Capacity",
     "Conversion",
@@ -56,9 +63,13 @@ __all__ = [
     "Forecast",
     "FrameTable",
     "Frames",
+    "GrowingFile",
+    "JoinedVideo",
     "KeyForecast",
     "Manifest",
     "Pace",
+    "PacketReader",
+    "PacketRun",
     "PickedFrames",
     "PngFrames",
     "Repaired",
@@ -70,6 +81,7 @@ __all__ = [
     "VideoFrames",
     "Writer",
     "at_size",
+    "built_beside",
     "cache_report",
     "changed_rows",
     "check_editable",
@@ -81,25 +93,31 @@ __all__ = [
     "clear_cache",
     "discard",
     "encode_key",
+    "encode_png",
+    "encode_video",
     "encoded_bytes",
     "find_problems",
     "forecast",
     "frame_bytes",
+    "frame_checksums",
     "free_bytes",
     "infer_keys",
     "is_dataset",
     "is_mapped_in",
     "is_unfinished",
+    "make_dir",
     "on_disk",
     "parse_capacity",
     "parse_decoded_cache",
     "payoff_text",
     "put_back",
+    "remove",
     "repair",
     "request_snapshot",
     "source_window_seconds",
     "verify",
     "window_seconds",
     "with_capacity",
+    "write_file",
     "written_bytes",
 ]

@@ -39,18 +39,22 @@ class CameraSource:
         self._checked: set[int] = set()
 
     def frames(self, row: int) -> CameraFrames:
-        """What survives of an episode."""
+        """What survives of an episode, to be coded anew."""
+        frames = self.stored(row)
+        return frames if isinstance(frames, _Summed) else _Decoded(frames, self._where(row))
+
+    def stored(self, row: int) -> CameraFrames:
+        """What survives of an episode, as it is stored: a part of a video file, PNG files, or pixels."""
         table = self._store.table
         start, stop = int(table.live_starts[row]), int(table.stops[row])
         first, shape = start - int(table.starts[row]), self._spec.shape
         if self._spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO:
             clip = table.rows["clips"][row, self._store.manifest.video_keys.index(self._key)]
             path, known = self._video(int(clip["file"]), row)
-            return _Decoded(VideoFrames(path, int(clip["first"]) + first, stop - start, shape, known), self._where(row))
+            return VideoFrames(path, int(clip["first"]) + first, stop - start, shape, known)
         if self._spec.image_mode is LeRobotDatasetV2ImageMode.PNG:
             where = self._where(row)
-            frames = PngFrames(stop - start, shape, self._png_reader(row, start, first), where, self._spec.dtype)
-            return _Decoded(frames, where)
+            return PngFrames(stop - start, shape, self._png_reader(row, start, first), where, self._spec.dtype)
         return _Summed(
             self._store.memmap(self._key)[start:stop], self._sums(start, stop), self._store.root, self._where(row)
         )

@@ -1,0 +1,90 @@
+"""A dataset on its way out: episodes as a folder that others read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roboreel.dataset.views import EpisodeViews
+from roboreel.errors import DatasetBusyError, EpisodeNotFoundError
+from roboreel.store import AskedMode, AskedOptions, CameraStorage
+
+if TYPE_CHECKING:
+    from roboreel.convert import ExportReport, ExportVersion
+
+
+class Publishing(EpisodeViews):
+    """What is shown of a dataset, for other programs."""
+
+    def to_lerobot(  # noqa: PLR0913 - LeRobot's own limits of files among them
+        self,
+        folder: str | Path,
+        version: ExportVersion = "v3.0",
+        *,
+        image_mode: AskedMode = None,
+        video_options: AskedOptions = None,
+        leave_out: Collection[str] = (),
+        chunks_size: int = 1000,
+        data_files_size_in_mb: float = 100,
+        video_files_size_in_mb: float = 200,
+        force: bool = False,
+        progress: bool = False,
+    ) -> ExportReport:
+        """Write the episodes as a LeRobot folder, which `LeRobotDataset` opens.
+
+        Episodes are numbered from 0, what a ring has left of one begins at frame 0. Video is taken over without
+        decoding where an episode begins with a key frame, else it is coded anew. Statistics are LeRobot's own, of each
+        episode, with quantiles. The folder is built beside its place, as `.NAME.conversion`, and there whole or not at
+        all. Of a view, what it shows.
+
+        LeRobot wants `timestamp` to be k / fps. Where the recorded ones are not (by 0.1 ms), those are written, and the
+        recorded ones as `recorded_timestamp`. What has no `task` gets an empty one; shape (1,) is LeRobot's for
+        scalars.
+
+            report = dataset.to_lerobot("outputs/pusht_v3")
+            print(report.episodes, report.episodes_copied, report.episodes_encoded)
+
+        Args:
+            folder: A new or an empty directory, outside the dataset.
+            version: "v3.0" or "v2.1".
+            image_mode: "video" or "png" (images among the rows) for all cameras or {camera key: mode}. None: video
+                stays video, and everything else becomes images, without loss.
+            video_options: How frames are coded that do not go over as video.
+            leave_out: Keys that do not go along.
+            chunks_size: Files in a directory at most.
+            data_files_size_in_mb, video_files_size_in_mb: Of a file of v3.0 (MiB), beyond which a new one is begun.
+            force: Begin also where the forecast says that it does not fit.
+            progress: Show a progress bar, on a terminal.
+
+        Raises:
+            InvalidArgumentError: the place is not empty; a key that LeRobot's format cannot hold; no such version.
+            DiskSpaceError: it does not fit. StorageDirCorruptError: what is to be written is damaged.
+            DatasetBusyError: another process has changed the dataset meanwhile.
+        """
+        from roboreel.convert import ExportOptions, export_lerobot  # brings Parquet in: a robot records without it
+
+        options = ExportOptions(
+            version,
+            CameraStorage.parse(image_mode, video_options),
+            chunks_size,
+            data_files_size_in_mb,
+            video_files_size_in_mb,
+            leave_out,
+            force,
+            progress,
+        )
+        self._need_store()
+        with self._opening.still("to_lerobot") as store:
+            before = store.refresh()
+            with store.lock:
+                store.settle()
+                rows = self._rows(store)
+            if not len(rows):
+                raise EpisodeNotFoundError(f"{store.root}: no episode is left to be written")
+
+            def check_same() -> None:
+                if store.refresh() != before:
+                    raise DatasetBusyError(f"{store.root} was written meanwhile; take a snapshot, and export that")
+
+            return export_lerobot(store, rows, Path(folder), options, check_same)
