@@ -202,6 +202,10 @@ def test_statistics_are_those_of_all_frames(members: dict[str, LeRobotDatasetV2]
     pixels = joined.get_batch(range(len(joined)))[CAMERA]
     assert joined.stats[CAMERA]["mean"] == pytest.approx(pixels.mean(dim=(0, 2, 3), keepdim=True)[0].numpy(), abs=1e-6)
     assert "task" not in joined.stats
+    with_nothing = MultiLeRobotDatasetV2([members["nothing"], members["pushed"]])
+    assert with_nothing.stats["dataset_index"]["min"] == 1
+    assert with_nothing.stats["action"]["count"].tolist() == [8]
+    assert MultiLeRobotDatasetV2([members["nothing"]]).stats == {}
 
 
 # What grows

@@ -136,10 +136,10 @@ class NearEnds:
     [[[-1, 0, 1], [-1, 0, 0]], [[False, False, True], [False, False, True]]]
     """
 
-    before: int
-    """So many frames before it an episode may begin as well much earlier."""
-    width: int
-    """As many frames before its end it may end as well much later."""
+    before: Ints
+    """So many frames before it an episode may begin as well much earlier, (); an array, which numpy takes as it is."""
+    width: Ints
+    """As many frames before its end it may end as well much later, ()."""
     tables: tuple[tuple[Ints, Bools], ...]
     """For each of several keys, by cell: the frames that its window takes, from the current one on, and padding."""
 
@@ -154,13 +154,13 @@ class NearEnds:
         behind, ahead = np.divmod(np.arange(-1, cells - 1), width)
         tables = [integer_windows(np.zeros(cells, np.int64), -behind, ahead + 1, deltas) for deltas in several]
         contiguous = [(np.ascontiguousarray(taken), np.ascontiguousarray(is_pad)) for taken, is_pad in tables]
-        return cls(int(before), int(width), tuple(contiguous))
+        return cls(np.array(before), np.array(width), tuple(contiguous))
 
     def cells(self, position: Ints, lo: Ints, hi: Ints) -> Ints:
         """Return where the tables have the windows of frames at `position` of episodes [lo, hi), all (B,)."""
         cells = position - lo
         np.minimum(cells, self.before, out=cells)
-        cells *= self.width
+        np.multiply(cells, self.width, out=cells)
         ahead = hi - position
         np.minimum(ahead, self.width, out=ahead)
         cells += ahead

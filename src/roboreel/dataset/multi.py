@@ -155,7 +155,7 @@ class MultiLeRobotDatasetV2(ByIndex):
         A camera's, which come from sampled frames, and depth weigh each dataset by its number of frames.
         """
         joint = self._now().joint
-        parts = [(member.frames, member.stats()) for member in self._members if member.is_made]
+        parts = [(member.frames, member.stats()) for member in self._members if member.frames]
         return {
             key: joined_stats([(frames, stats[key]) for frames, stats in parts])
             for key in (*joint.names, DATASET_INDEX_KEY)

@@ -49,7 +49,7 @@ WAIT_FOR_WRITER_S = 10.0
 """How long a reader waits for a write in progress over the frames that it wants."""
 _PAUSE_S = 0.0005
 _NONE = np.zeros(0, np.int64)
-_ONE, _ROW_MASK = np.uint64(1), np.uint64(OWNER_ROW_MASK)
+_ONE, _ROW_MASK = np.array(1, np.uint64), np.array(OWNER_ROW_MASK, np.uint64)
 
 
 class Store(Following):
@@ -88,8 +88,8 @@ class Store(Following):
         To be called inside an attempt: a slot that is being written, or that no committed episode owns, ends it.
         """
         words = self.words_at(slots)
-        rows = words & _ROW_MASK
-        rows -= _ONE
+        rows = np.bitwise_and(words, _ROW_MASK)
+        np.subtract(rows, _ONE, out=rows)
         if rows.size and rows.max() >= len(self.table):  # that of no owner, -1, is the greatest of all here
             raise UnsettledError
         return rows.view(np.int64), words
