@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from roboreel import StorageError
@@ -81,7 +82,9 @@ class Meeting:
                 some = Frames(frames.slots[part], frames.rows[part], frames.positions[part], clips)
                 read_key(store, key, some, out[part], *options)
 
-        def take_key(store: Store, key: str, slots: Any, out: Any) -> Any:
+        def take_key(store: Store, key: str, slots: Any, out: Any = None) -> Any:
+            if out is None:
+                out = np.empty((*slots.shape, *store.mapped[key].shape[1:]), store.mapped[key].dtype)
             middle = (len(slots) + 1) // 2
             for part in (slice(None, middle), slice(middle, None)):
                 self._look(key)

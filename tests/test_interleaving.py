@@ -127,13 +127,13 @@ def test_a_batch_of_a_ring_that_never_rests_is_read_in_parts(tmp_path: Path, mon
     take = Store.take
     added = 0
 
-    def take_and_add(store: Store, key: str, slots: Any, out: Any) -> Any:
+    def take_and_add(store: Store, key: str, slots: Any, out: Any = None) -> Any:
         nonlocal added
-        take(store, key, slots, out)
-        if key == "value" and len(out) > 2:  # whoever wants many frames is overtaken
+        values = take(store, key, slots, out)
+        if key == "value" and len(values) > 2:  # whoever wants many frames is overtaken
             ring.add(4)
             added += 1
-        return out
+        return values
 
     monkeypatch.setattr(Store, "take", take_and_add)
     batch = ring.read(list(range(12)))

@@ -30,7 +30,7 @@ def to_tensors(plan: Plan, arrays: Arrays, strings: Sequence[str], *, single: bo
         arrays = {
             key: values[0, ...] for key, values in arrays.items()
         }  # with the dots an array, also without any axis
-    batch: dict[str, Any] = {key: from_numpy(values) for key, values in arrays.items()}
+    batch: dict[str, Any] = {key: from_numpy(arrays[key]) for key in plan.keys}
     for key in plan.strings:
         batch[key] = _decoded(arrays[key], strings)
     for key in plan.cameras:

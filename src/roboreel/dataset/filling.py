@@ -41,12 +41,15 @@ class Filling:
 
         Images are there after `finish` only.
         """
-        take = self._store.take
-        for part in group.raw:
-            if into.at is None and part.form is Form.STORED:
-                take(part.key, slots, into.arrays[part.key])
-            else:
-                into.put(part.key, take(part.key, slots, np.empty((*slots.shape, *part.spec.shape), part.spec.dtype)))
+        take, arrays = self._store.take, into.arrays
+        if into.at is None:
+            for key in group.as_stored:
+                arrays[key] = take(key, slots, arrays.get(key))
+        else:
+            for key in group.as_stored:
+                into.put(key, take(key, slots))
+        for part in group.cast:
+            into.put(part.key, take(part.key, slots))
         if group.cameras:
             self._fill_images(group, slots, rows, into)
 

@@ -202,6 +202,7 @@ class MultiLeRobotDatasetV2(ByIndex):
         at_once = to_send and self.image_transform is None  # else what is sent is there only after it
         room = slabs.room_to_send(plan.nbytes(len(found))) if at_once else None
         arrays = plan.arrays(len(found), room or self._buffers)
+        plan.complete(arrays, len(found))
         tables = [member.strings for member in now.members]
         shares = list(self._shares(found))
         for number, at in shares:

@@ -18,6 +18,8 @@ from roboreel.schema import IS_PAD_POSTFIX, KeySpec
 from roboreel.windows import Deltas, NearEnds, joined
 
 Arrays = dict[str, NDArray[Any]]
+Item = tuple[str, tuple[int, ...], np.dtype[Any], int]
+"""Key, shape, dtype and bytes of what one sample has."""
 Ints = NDArray[np.int64]
 
 ALIGNMENT = 64
@@ -94,12 +96,21 @@ class Group:
     """Where its offsets stand in those of all windows."""
 
     @cached_property
-    def raw(self) -> tuple[Part, ...]:
-        return tuple(part for part in self.parts if not part.spec.is_camera)
+    def as_stored(self) -> tuple[str, ...]:
+        """Those, cameras apart, of which a gather gives what a batch has."""
+        return tuple(part.key for part in self.parts if not part.spec.is_camera and part.form is Form.STORED)
+
+    @cached_property
+    def cast(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if not part.spec.is_camera and part.form is Form.CAST)
 
     @cached_property
     def cameras(self) -> tuple[Part, ...]:
         return tuple(part for part in self.parts if part.spec.is_camera)
+
+    @cached_property
+    def masks(self) -> tuple[str, ...]:
+        return tuple(part.mask_key for part in self.parts)
 
     @cached_property
     def needs_decoding(self) -> bool:
@@ -161,18 +172,33 @@ class Plan:
         """Bytes that the arrays of a batch take in a slab."""
         return sum(aligned(samples * nbytes) for _, _, _, nbytes in self._layout)
 
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Of a batch, in their order."""
+        return tuple(self.items)
+
     def arrays(self, samples: int, room: Room) -> Arrays:
-        """Return arrays, (samples, …) each, to be filled."""
-        own = room.least_bytes
-        return {
-            key: np.empty((samples, *shape), dtype)
-            if samples * nbytes < own
-            else room.empty((samples, *shape), dtype, samples * nbytes)
-            for key, shape, dtype, nbytes in self._layout
-        }
+        """Return arrays, (samples, …) each, to be filled; those that a gather may as well make itself are left out."""
+        largest, others = self._gathered
+        layout = others if samples * largest < room.least_bytes else self._layout
+        return {key: room.empty((samples, *shape), dtype, samples * nbytes) for key, shape, dtype, nbytes in layout}
+
+    def complete(self, arrays: Arrays, samples: int) -> None:
+        """Add the arrays that were left out, for those who fill them in parts."""
+        for key, shape, dtype, _ in self._layout:
+            if key not in arrays:
+                arrays[key] = np.empty((samples, *shape), dtype)
 
     @cached_property
-    def _layout(self) -> tuple[tuple[str, tuple[int, ...], np.dtype[Any], int], ...]:
+    def _gathered(self) -> tuple[int, tuple[Item, ...]]:
+        """Of the keys of which a gather gives what a batch has, the most bytes of a sample; and all other keys."""
+        masks = [part.mask_key for part in self.parts if part.steps is not None]
+        gathered = {*masks, *(key for group in (self.single, *self.windowed) for key in group.as_stored)}
+        largest = max((nbytes for key, _, _, nbytes in self._layout if key in gathered), default=0)
+        return largest, tuple(item for item in self._layout if item[0] not in gathered)
+
+    @cached_property
+    def _layout(self) -> tuple[Item, ...]:
         """Key, shape, dtype and bytes of what one sample has."""
         return tuple(
             (key, shape, dtype, dtype.itemsize * math.prod(shape)) for key, (shape, dtype) in self.items.items()
@@ -211,7 +237,11 @@ class Rows:
         return self.arrays[key] if self.at is None else self.arrays[key][self.at]
 
     def put(self, key: str, values: NDArray[Any] | int) -> None:
-        self.arrays[key][... if self.at is None else self.at] = values
+        """Copy values into these rows."""
+        if self.at is None and key not in self.arrays:
+            self.arrays[key] = np.array(values, order="C")
+        else:
+            self.arrays[key][... if self.at is None else self.at] = values
 
 
 def aligned(nbytes: int) -> int:

@@ -102,7 +102,7 @@ def gather(store: Store, slots: Ints, keys: Sequence[str]) -> Arrays:
     rows = Rows(arrays)
     store.read(lambda strict: _attempt(Batching(store, plan), slots, rows, strict=strict))
     _check_strings(store, plan, rows)
-    return arrays
+    return {key: arrays[key] for key in plan.keys}
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def _gather_parts(batching: Batching, slots: Ints, rows: Rows) -> None:
         store.read(lambda strict: _attempt(batching, slots, rows, strict=strict))
     elif store.read_once(lambda strict: _attempt(batching, slots, rows, strict=strict)) is None:
         half = len(slots) // 2
+        batching.plan.complete(rows.arrays, len(slots))
         _gather_parts(batching, slots[:half], rows[:half])
         _gather_parts(batching, slots[half:], rows[half:])
 
@@ -161,8 +162,8 @@ def _attempt(batching: Batching, slots: Ints, into: Rows, *, strict: bool) -> tu
                 words = np.concatenate([words, store.words_of(slots[len(rows) :], np.repeat(rows, wanted.shape[1]))])
             for group in plan.windowed:
                 filling.fill(group, np.ascontiguousarray(wanted[:, group.columns]), rows, into)
-                for part in group.parts:
-                    into.put(part.mask_key, is_pad[:, group.columns])
+                for key in group.masks:
+                    into.put(key, is_pad[:, group.columns])
     filling.finish()
     return None, Touched(slots, words) if strict else None
 
@@ -178,11 +179,11 @@ def _fill_near(filling: Filling, plan: Plan, cells: Ints, slots: Ints, rows: Int
         wanted = taken.take(cells, 0, None, "clip")
         wanted += slots[:, None]
         filling.fill(group, wanted, rows, into)
-        for part in group.parts:
+        for key in group.masks:
             if into.at is None:
-                is_pad.take(cells, 0, into.arrays[part.mask_key], "clip")
+                into.arrays[key] = is_pad.take(cells, 0, into.arrays.get(key), "clip")
             else:
-                into.put(part.mask_key, is_pad.take(cells, 0, None, "clip"))
+                into.put(key, is_pad.take(cells, 0, None, "clip"))
 
 
 def _window_slots(

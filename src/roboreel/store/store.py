@@ -134,14 +134,17 @@ class Store(Following):
             edited, at = self._edited(self._pending, frames.slots)
             out[edited] = self._pending.values[at]
 
-    def take(self, key: str, slots: Ints, out: NDArray[Any]) -> NDArray[Any]:
-        """As `read_key`, for slots of any shape and a key that is stored as raw numbers; returns `out`."""
+    def take(self, key: str, slots: Ints, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return what a key that is stored as raw numbers has in slots of any shape, in `out` where that is given.
+
+        To be called inside an attempt, as `read_key`.
+        """
         # "clip" because numpy gathers through a second buffer when it has to check the bounds.
-        self.mapped[key].take(slots, 0, out, "clip")
+        values = self.mapped[key].take(slots, 0, out, "clip")
         if self._pending is not None and self._pending.key == key:
             edited, at = self._edited(self._pending, slots)
-            out[edited] = self._pending.values[at]
-        return out
+            values[edited] = self._pending.values[at]
+        return values
 
     def _decoded_episode(self, key: str, row: int) -> tuple[int, NDArray[Any]]:
         """What survives of an episode, decoded in order, and the position of its first frame."""
