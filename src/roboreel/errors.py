@@ -96,6 +96,10 @@ class VideoError(SourceError):
         """Its number in the file, where one is to blame."""
 
 
+class HubError(RoboreelError, OSError):
+    """The Hub cannot be reached, or has not what is asked for, or will not give or take it."""
+
+
 class MissingDependencyError(RoboreelError, ImportError):
     """An optional package is needed here and is not installed."""
 
@@ -122,6 +126,7 @@ __all__ = [
     "EditOpenError",
     "EpisodeNotFoundError",
     "FrameIndexError",
+    "HubError",
     "InvalidArgumentError",
     "InvalidEpisodeError",
     "LossNotFiniteError",

@@ -16,6 +16,8 @@ from roboreel.errors import RoboreelError, RoboreelWarning
 
 COMMANDS = {
     "import": ("roboreel.cli.importing", "take a LeRobot folder (v1.1 to v3.0) in as a roboreel dataset"),
+    "pull": ("roboreel.cli.pulling", "take a dataset in from the Hugging Face Hub"),
+    "push": ("roboreel.cli.pushing", "put a dataset up on the Hugging Face Hub"),
     "info": ("roboreel.cli.info", "show what a dataset holds"),
     "forecast": ("roboreel.cli.forecasting", "say how many bytes a recording like this one will take"),
     "convert": ("roboreel.cli.converting", "store cameras as memmap, PNG or video, in place or in a copy"),

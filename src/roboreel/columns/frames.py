@@ -143,6 +143,8 @@ class VideoFrames(CameraFrames):
     shape: tuple[int, ...]
     table: FrameTable | None = None
     """The one that is stored beside the file; None: none is."""
+    movable: bool = False
+    """Whether the file is nobody else's and never written again: a second name for it does instead of a copy."""
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         from roboreel.columns.decode import decode_range

@@ -18,7 +18,7 @@ from roboreel.columns.frames import CameraFrames, VideoFrames
 from roboreel.columns.kept_tables import kept_table
 from roboreel.columns.threads import Job, shared
 from roboreel.errors import StorageDirCorruptError, VideoError
-from roboreel.format import files, paths
+from roboreel.format import clone, files, paths
 from roboreel.format.threads import Stop, unless_stopped
 from roboreel.schema import KeySpec
 
@@ -146,7 +146,8 @@ class VideoWriter:
 
     def _copy(self, frames: VideoFrames) -> int:
         temporary = self._temporary()
-        files.copy_new(frames.path, temporary)
+        if not (frames.movable and clone.link(frames.path.resolve(), temporary)):
+            files.copy_new(frames.path, temporary)
         return self._publish(temporary, FrameTable.from_video(temporary), str(frames.path))
 
     def _encode(self, frames: CameraFrames, stop: Stop) -> int:

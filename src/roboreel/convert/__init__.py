@@ -15,6 +15,10 @@ from roboreel.convert.ingest import IngestOptions, IngestReport, Told, fingerpri
 from roboreel.convert.lerobot import open_lerobot
 from roboreel.convert.lerobot_export import ExportOptions, ExportReport, exported_keys, write_lerobot
 from roboreel.convert.lerobot_export import Version as ExportVersion
+from roboreel.convert.lerobot_info import read_info
+from roboreel.convert.lerobot_v1 import is_v1
+from roboreel.convert.lerobot_v2 import list_v2
+from roboreel.convert.lerobot_v3 import list_v3
 from roboreel.convert.source import Source, SourceEpisode
 from roboreel.convert.store_source import StoreSource
 from roboreel.errors import InvalidArgumentError
@@ -29,10 +33,13 @@ __all__ = [
     "IngestReport",
     "Source",
     "SourceEpisode",
+    "Told",
     "export_lerobot",
     "forecast_lerobot",
     "import_lerobot",
     "ingest",
+    "is_there",
+    "listed_episodes",
     "open_lerobot",
 ]
 
@@ -84,3 +91,15 @@ def export_lerobot(
         report = write_lerobot(source, place, options)
         check_same()
     return replace(report, folder=str(folder))
+
+
+def listed_episodes(folder: Path) -> dict[int, str | None]:
+    """Which episodes a LeRobot folder lists, of which only the metadata need be there, and the file of each one's rows.
+
+    The file is None where the metadata do not say it.
+    """
+    if is_v1(folder):
+        raise InvalidArgumentError(f"{folder}: LeRobot v1.x keeps all episodes together; leave episodes= out")
+    info = read_info(folder)
+    listing = list_v3(info) if (folder / "meta" / "episodes").is_dir() else list_v2(info)
+    return {index: None if path is None else path.relative_to(folder).as_posix() for index, path in listing.items()}

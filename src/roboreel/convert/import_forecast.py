@@ -120,7 +120,7 @@ def _camera(
     files = source.camera_files(key)
     images = [data for one in sample for data in _image_bytes(one)]
     share = Fraction(frames, max(1, source.num_frames))
-    size = sum(on_disk(path.stat().st_size) for path in files)
+    size = sum(map(on_disk, files.values()))
     before = "video" if files else "images"
     bytes_before = size if files else _mean(list(map(len, images)), source.num_frames)
     mode = spec.image_mode

@@ -13,7 +13,7 @@ from typing import Any
 import xxhash
 
 from roboreel.convert.import_forecast import ImportForecast, forecast_source
-from roboreel.convert.source import Source, SourceEpisode
+from roboreel.convert.source import Source, SourceEpisode, StreamedSource
 from roboreel.errors import InvalidArgumentError, RoboreelError, RoboreelWarning, SourceError
 from roboreel.schema import index_keys
 from roboreel.store import (
@@ -101,7 +101,7 @@ def ingest(
     resumed, frames_resumed = (0, 0) if writer is None else _done(writer)
     try:
         pace = Pace()
-        for number, episode in enumerate(_with_progress(source, storage_dir, options.progress)):
+        for number, episode in _with_progress(source, storage_dir, options.progress, resumed):
             if number < resumed:
                 continue  # gone through all the same: what was found wrong in it is told once more
             with _named(episode, source):
@@ -113,6 +113,8 @@ def ingest(
                 if pace.is_due():
                     with pace.timed():
                         writer.flush()
+            if isinstance(source, StreamedSource):
+                source.release(number)
         if writer is None:
             raise SourceError(f"{source.format}: there is no episode to take in")
         writer.flush()  # a power cut must not leave a finished import without its episodes
@@ -229,17 +231,22 @@ def _stored(episode: SourceEpisode) -> Episode:
     )
 
 
-def _with_progress(source: Source, storage_dir: Path, progress: bool) -> Iterator[SourceEpisode]:
-    episodes: Iterable[Any] = source.episodes()
+def _with_progress(
+    source: Source, storage_dir: Path, progress: bool, resumed: int
+) -> Iterator[tuple[int, SourceEpisode]]:
+    """The episodes with their numbers; of a source that is fetched, not those that an earlier try has taken in."""
+    numbered: Iterable[Any] = enumerate(source.episodes())
+    if isinstance(source, StreamedSource) and source.is_remote:
+        numbered = enumerate(source.episodes_from(resumed), resumed)
     if not progress:
-        yield from episodes
+        yield from numbered
         return
     from tqdm import tqdm
 
     # disable=None: no bar where nobody looks, as in a log
     with tqdm(total=source.num_frames, unit="frame", desc=f"import {storage_dir.name}", disable=None) as bar:
-        for episode in episodes:
-            yield episode
+        for number, episode in numbered:
+            yield number, episode
             bar.update(episode.length)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from roboreel.convert.lerobot_v2 import read_v2_episodes
 from roboreel.convert.lerobot_v3 import read_v3_episodes
 from roboreel.convert.lerobot_videos import VideoCamera
 from roboreel.convert.parquet import parse_strings
+from roboreel.convert.remote import Remote
 from roboreel.convert.rows import RowFile, Rows
 from roboreel.convert.source import SourceEpisode
 from roboreel.errors import SourceError
@@ -26,12 +28,14 @@ from roboreel.schema import FRAME_INDEX_KEY, INDEX_KEY, STRING_CODE_DTYPE, TASK_
 _SPLIT = re.compile(r"(\d{1,18}):(\d{1,18})")
 
 
-def open_lerobot(folder: Path | str, skip_episodes: Collection[int] = (), *, strict: bool = False) -> LeRobotSource:
+def open_lerobot(
+    folder: Path | str, skip_episodes: Collection[int] = (), *, strict: bool = False, remote: Remote | None = None
+) -> LeRobotSource:
     """Open a LeRobot folder of version 1.x, 2.0, 2.1 or 3.0 and check what can be checked without reading the frames.
 
     What `meta/info.json` claims is compared with what is on disk, and what is on disk wins. A declared camera without
     any file, and a column that is no array, are left out with a warning, or refused if `strict`. Of the episodes
-    `skip_episodes` no frame is looked at.
+    `skip_episodes` no frame is looked at. With a `remote`, video files are fetched from there when they are needed.
 
     Raises:
         InvalidArgumentError: an episode to be skipped is not there.
@@ -49,9 +53,10 @@ def open_lerobot(folder: Path | str, skip_episodes: Collection[int] = (), *, str
     warnings, skipped = Warnings(strict=strict), frozenset(skip_episodes)
     if is_v1(Path(folder)):
         layout, (info, file) = "v1", open_v1(Path(folder))
+        info = replace(info, remote=remote)
         entries = read_v1_episodes(info, file, warnings, skipped)
     else:
-        info = read_info(Path(folder))
+        info = replace(read_info(Path(folder)), remote=remote)
         layout = _find_layout(info, warnings)
         read = read_v2_episodes if layout == "v2" else read_v3_episodes
         entries = read(info, warnings, skipped)
@@ -122,16 +127,36 @@ class LeRobotSource:
     def warnings(self) -> Sequence[str]:
         return tuple(self._warnings)
 
-    def camera_files(self, key: str) -> Collection[Path]:
+    def camera_files(self, key: str) -> Mapping[Path, int]:
         is_video = any(camera.spec.name == key and isinstance(camera, VideoCamera) for camera in self._cameras)
-        return dict.fromkeys(entry.videos[key].path for entry in self._entries if is_video).keys()
+        paths = dict.fromkeys(entry.videos[key].path for entry in self._entries if is_video)
+        return {path: self._info.file_size(path) for path in paths}
+
+    @property
+    def is_remote(self) -> bool:
+        return self._info.remote is not None
+
+    def release(self, number: int) -> None:
+        """Let go of the video files that no episode after this one, counted from 0, needs."""
+        if self._info.remote is None:
+            return
+        for camera in self._cameras:
+            if isinstance(camera, VideoCamera):
+                path = self._entries[number].videos[camera.spec.name].path
+                after = self._entries[number + 1 :]
+                if all(entry.videos[camera.spec.name].path != path for entry in after):
+                    self._info.remote.release(path)
 
     def episodes(self) -> Iterator[SourceEpisode]:
         """Every episode in order; `columns` also has `frame_index` and `timestamp` (float64 seconds, as recorded)."""
+        return self.episodes_from(0)
+
+    def episodes_from(self, first: int) -> Iterator[SourceEpisode]:
+        """The episodes from number `first` on, counted from 0."""
         names = [spec.name for spec in self._specs]
         reader: tuple[RowFile, Rows] | None = None
-        rows_before = 0
-        for entry in self._entries:
+        rows_before = sum(entry.length for entry in self._entries[:first])
+        for entry in self._entries[first:]:
             if reader is None or reader[0].path != entry.file.path:
                 if reader is not None:
                     reader[1].close()

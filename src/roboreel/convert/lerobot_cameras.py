@@ -131,10 +131,10 @@ def open_cameras(info: Info, entries: Sequence[EpisodeEntry], warnings: Warnings
     for feature in info.cameras:
         if feature.name in (*ROW_KEYS, TASK_KEY):
             raise SourceError(f"{info.path}: declares {feature.name!r} as {feature.dtype!r}; correct its dtype there")
-        missing = [entry for entry in entries if not entry.videos[feature.name].path.is_file()]
+        missing = [entry for entry in entries if not info.has_file(entry.videos[feature.name].path)]
         with_images = [entry for entry in entries if _has_images(entry, feature.name)]
         if not missing:
-            cameras.append(VideoCamera(feature, entries, info.fps, warnings))
+            cameras.append(VideoCamera(feature, entries, info, warnings))
         elif len(with_images) == len(entries):
             cameras.append(ImageCamera(feature, entries, info, warnings))
         elif len(missing) == len(entries) and not with_images:

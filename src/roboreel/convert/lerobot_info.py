@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from roboreel.convert.lfs import how_to_get
+from roboreel.convert.remote import Remote
 from roboreel.errors import InvalidArgumentError, NotADatasetError, SourceError
 from roboreel.store import encode_key
 
@@ -78,6 +79,18 @@ class Info:
     claims: Mapping[str, Any] = field(default_factory=dict)
     """`total_*` and `splits`, not trusted: compared with what is there."""
     robot_type: str | None = None
+    remote: Remote | None = field(default=None, compare=False)
+    """Where the files are that are not here; None: all are here."""
+
+    def has_file(self, path: Path) -> bool:
+        return path.is_file() if self.remote is None else self.remote.has(path)
+
+    def file_size(self, path: Path) -> int:
+        return path.stat().st_size if self.remote is None else self.remote.size(path)
+
+    def fetch(self, path: Path) -> None:
+        if self.remote is not None:
+            self.remote.fetch(path)
 
     @property
     def folder(self) -> Path:

@@ -62,6 +62,16 @@ def read_v2_episodes(info: Info, warnings: Warnings, skipped: Collection[int] = 
     return with_rows_in_videos(entries)
 
 
+def list_v2(info: Info) -> dict[int, Path | None]:
+    """The episodes that are listed, and the file of each one's rows, by the metadata alone."""
+    listing = info.folder / "meta" / "episodes.jsonl"
+    found: dict[int, Path | None] = {}
+    for number, content in read_json_lines(listing):
+        index = parse_episode_index(content.get("episode_index"), f"{listing}, line {number}")
+        found[index] = _data_path(info, index)
+    return found
+
+
 def _check_length(where: str, listed: object, file: ParquetFile) -> None:
     if listed is not None and listed != file.num_rows:
         raise SourceError(

@@ -36,7 +36,7 @@ def read_v3_episodes(info: Info, warnings: Warnings, skipped: Collection[int] = 
     """
     listed = _read_listing(info)
     check_skipped(skipped, listed, _listing(info))
-    runs = _find_runs(info, listed)
+    runs = _find_runs(info, listed, skipped)
     _compare(info, listed, runs, warnings)
     with_video = {feature.name for feature in info.cameras if _videos_of(info, feature.name)}
     entries = []
@@ -52,6 +52,11 @@ def read_v3_episodes(info: Info, warnings: Warnings, skipped: Collection[int] = 
     entries = [entry for entry in with_rows_in_videos(entries) if entry.index not in skipped]
     _check_parts(info, entries, with_video)
     return entries
+
+
+def list_v3(info: Info) -> dict[int, Path | None]:
+    """The episodes that are listed, and the file of each one's rows, by the metadata alone."""
+    return {index: _listed_data_path(info, row) for index, row in _read_listing(info).items()}
 
 
 def _listing(info: Info) -> Path:
@@ -77,11 +82,11 @@ def _read_listing(info: Info) -> dict[int, dict[str, Any]]:
     return listed
 
 
-def _find_runs(info: Info, listed: Mapping[int, dict[str, Any]]) -> dict[int, Run]:
+def _find_runs(info: Info, listed: Mapping[int, dict[str, Any]], skipped: Collection[int]) -> dict[int, Run]:
     """Where each episode's rows are, by episode index, in order."""
     wanted = [(index, _listed_data_path(info, row)) for index, row in listed.items()]
     for index, path in wanted:
-        if path is not None and not path.is_file():
+        if path is not None and not path.is_file() and not (info.remote is not None and index in skipped):
             raise SourceError(f"{path}: this file is missing, and episode {index} lies in it; complete the download")
     runs: dict[int, Run] = {}
     last = -1
@@ -98,7 +103,24 @@ def _find_runs(info: Info, listed: Mapping[int, dict[str, Any]]) -> dict[int, Ru
                     "sort the rows by episode_index and frame_index"
                 )
             runs[index], last = run, index
-    return runs
+    if info.remote is not None:
+        runs |= _unfetched(listed, dict(wanted), runs, skipped)
+    return dict(sorted(runs.items()))
+
+
+def _unfetched(
+    listed: Mapping[int, dict[str, Any]],
+    paths: Mapping[int, Path | None],
+    runs: Collection[int],
+    skipped: Collection[int],
+) -> dict[int, Run]:
+    """Episodes that are left out and were not fetched: how long they are says where others begin in a video."""
+    unfetched = {}
+    for index in sorted(set(skipped) & set(listed) - set(runs)):
+        path, length = paths[index], listed[index].get("length")
+        if path is not None and type(length) is int and length > 0:
+            unfetched[index] = Run(ParquetFile(path, length, {}), 0, length)
+    return unfetched
 
 
 def _listed_data_path(info: Info, row: Mapping[str, Any]) -> Path | None:
@@ -155,7 +177,9 @@ def _compare(info: Info, listed: Mapping[int, dict[str, Any]], runs: Mapping[int
 
 
 def _videos_of(info: Info, key: str) -> list[Path]:
-    return sorted(inside(info.folder, f"videos/{key}", f"{info.path}: camera {key!r}").rglob("*.mp4"))
+    folder = inside(info.folder, f"videos/{key}", f"{info.path}: camera {key!r}")
+    found = folder.rglob("*.mp4") if info.remote is None else info.remote.listed(folder)
+    return sorted(path for path in found if path.suffix == ".mp4")
 
 
 def _video_span(info: Info, key: str, row: Mapping[str, Any], where: str, *, needed: bool) -> VideoSpan:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from roboreel.convert.lerobot_camera import advised, camera_spec, with_advice
 from roboreel.convert.lerobot_columns import read_timestamps
-from roboreel.convert.lerobot_info import Feature
+from roboreel.convert.lerobot_info import Feature, Info
 from roboreel.convert.lerobot_layout import EpisodeEntry, VideoSpan, Warnings
 from roboreel.convert.lerobot_rate import LEAST_DRIFT, average_rate, drift, is_steady, lasts_as_rows, rates_differ
 from roboreel.convert.lfs import how_to_get
 from roboreel.errors import SourceError, VideoError
 from roboreel.schema import LeRobotDatasetV2ImageMode
-from roboreel.store import CameraFrames, FrameTable, PickedFrames, VideoFrames
+from roboreel.store import CameraFrames, FrameTable, PickedFrames, VideoFrames, write_file
 
 _CLOCK_NOISE_S = 1e-3
 """What float32 timestamps of an hour are off by; far less than a frame lasts."""
@@ -49,9 +49,10 @@ class VideoCamera:
     say which frame is whose.
     """
 
-    def __init__(self, feature: Feature, entries: Sequence[EpisodeEntry], fps: float, warnings: Warnings) -> None:
+    def __init__(self, feature: Feature, entries: Sequence[EpisodeEntry], info: Info, warnings: Warnings) -> None:
         self._name = feature.name
-        self._fps = fps
+        self._info = info
+        self._fps = info.fps
         self._warnings = warnings
         self._table: tuple[Path, FrameTable] | None = None
         self._last: tuple[int, Path, int] | None = None  # the episode before: its index, file, end
@@ -86,8 +87,10 @@ class VideoCamera:
             self._warnings.leave_out(said, like=f"long {name}")
         self._check_follows(entry, first, first + entry.length, where)
         self._warn_of_rate(span, table)
+        self._info.fetch(span.path)
         whose = f"episode {entry.index}, camera {name!r}"
-        return _SourceVideo(span.path, first, entry.length, self.spec.shape, table, whose)
+        movable = self._info.remote is not None
+        return _SourceVideo(span.path, first, entry.length, self.spec.shape, table, movable, whose)
 
     def _goes_by_time(self, entry: EpisodeEntry, span: VideoSpan, table: FrameTable, available: int) -> bool:
         """Whether timestamps say which frame is whose: told by the whole file, as single episodes may be short.
@@ -135,6 +138,7 @@ class VideoCamera:
         numbers = table.nearest_all(wanted)
         # two episodes may share a frame of a slow video
         self._check_follows(entry, int(numbers[0]), int(numbers[-1]), where)
+        self._info.fetch(span.path)
         self._warnings.add(
             f"{where}: the video has {average_rate(table):.4g} frames a second, and fps is {self._fps:g}: for each row "
             "the frame nearest to its timestamp is taken, decoded and stored anew",
@@ -164,11 +168,23 @@ class VideoCamera:
         path = entry.videos[self._name].path
         if self._table is None or self._table[0] != path:
             try:
-                self._table = (path, FrameTable.from_video(path))
+                self._table = (path, self._read_table(path))
             except VideoError as error:
                 said = f"episode {entry.index}, camera {self._name!r}: {error}"
                 raise with_advice(VideoError(said), how_to_get(path)) from None
         return self._table[1]
+
+    def _read_table(self, path: Path) -> FrameTable:
+        """The table of a file; of one that is fetched it is kept, so that going on with an import need not fetch it."""
+        if self._info.remote is None:
+            return FrameTable.from_video(path)
+        kept = path.with_suffix(".frames")
+        if kept.is_file():
+            return FrameTable.from_bytes(kept.read_bytes(), str(kept))
+        self._info.fetch(path)
+        table = FrameTable.from_video(path)
+        write_file(kept, table.to_bytes())
+        return table
 
 
 def _end_of_file_s(table: FrameTable) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -76,8 +76,23 @@ class Source(Protocol):
     def warnings(self) -> Sequence[str]:
         """What was found wrong and worked around, a sentence each; complete once the episodes are through."""
 
-    def camera_files(self, key: str) -> Collection[Path]:
-        """The files that hold a camera's frames and nothing else, each once; none where images lie among the rows."""
+    def camera_files(self, key: str) -> Mapping[Path, int]:
+        """The files that hold a camera's frames and nothing else, and their bytes; none where images lie among rows."""
 
     def episodes(self) -> Iterator[SourceEpisode]:
         """Every episode, in order; `SourceError` names the file, key or episode that cannot be read."""
+
+
+@runtime_checkable
+class StreamedSource(Protocol):
+    """A source whose files may be fetched while its episodes are gone through."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether they are."""
+
+    def episodes_from(self, first: int) -> Iterator[SourceEpisode]:
+        """The episodes from number `first` on, counted from 0: of those before, nothing is fetched."""
+
+    def release(self, number: int) -> None:
+        """Let go of the files that no episode after this one needs."""

@@ -200,6 +200,60 @@ class LeRobotDatasetV2(Samples):
         # stored already, so that this only refuses what contradicts an earlier import
         return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, image_size=image_size, **options)
 
+    @classmethod
+    def from_huggingface_hub(  # noqa: PLR0913 - the choices of `from_lerobot`, and those of downloading
+        cls,
+        repo_id: str,
+        decode_images: bool = False,
+        *,
+        revision: str | None = None,
+        episodes: Sequence[int] | None = None,
+        storage_dir: str | Path | None = None,
+        keep_source: bool = False,
+        token: str | bool | None = None,
+        image_mode: AskedMode = None,
+        video_options: AskedOptions = None,
+        buffer_capacity: int | str | None = None,
+        use_as_fifo_buffer: bool = False,
+        image_size: AskedSize = None,
+        strict: bool = False,
+        force: bool = False,
+        progress: bool = True,
+        **options: Any,
+    ) -> LeRobotDatasetV2:
+        """Take a dataset in from the Hugging Face Hub (LeRobot v1.1 to v3.0), and open it.
+
+        Rows are downloaded first, video files one by one as they are taken in: the dataset then has the only copy, and
+        nothing that was downloaded stays beside it. Interrupted, the same call goes on. Called again, it opens what is
+        there, also without a network; a newer revision is told by a warning, and used only in another `storage_dir`.
+
+        Args:
+            repo_id: As "lerobot/pusht".
+            decode_images: Decode video and PNG into memmaps once: `image_mode="memmap"`.
+            revision: A branch, a tag or a commit. None: the default branch. The commit is kept in the metadata.
+            episodes: Only these, by their `episode_index`; only the files that hold them are downloaded.
+            storage_dir: Where the dataset goes. None: `$HF_HOME/roboreel/` and the names of repository, revision and
+                choices, by default beneath `~/.cache/huggingface`.
+            keep_source: Leave what is downloaded in the Hub's cache, where other programs find it.
+            token: For private and restricted repositories. None: HF_TOKEN, or who is logged in.
+            image_mode, video_options, buffer_capacity, use_as_fifo_buffer, image_size, strict, force, progress: As for
+                `from_lerobot`.
+            options: Those of the constructor, as for `from_lerobot`.
+
+        Raises:
+            HubError: the Hub has it not, or will not give it, or cannot be reached.
+            SourceError: it cannot be read as what it says it is. DiskSpaceError: there is no room for it.
+        """
+        from roboreel.convert import IngestOptions
+        from roboreel.hub import PullOptions, default_place, pull
+
+        asked = PullOptions(revision, episodes, token, keep_source)
+        cameras = CameraStorage.parse(image_mode, video_options, image_size, decode_images=decode_images)
+        place = default_place(repo_id, asked, decoded=decode_images) if storage_dir is None else Path(storage_dir)
+        ingested = IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress, force, strict=strict)
+        pull(repo_id, place, asked, ingested)
+        return cls(place, None, buffer_capacity, use_as_fifo_buffer or None, image_size=image_size, **options)
+
     @staticmethod
     def check_storage_dir_integrity(path: str | Path, image_mode: AskedMode = None) -> None:
         """Raise `StorageDirCorruptError` where files contradict each other; `image_mode` must be what is stored."""

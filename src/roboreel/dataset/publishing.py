@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from roboreel.dataset.views import EpisodeViews
 from roboreel.errors import DatasetBusyError, EpisodeNotFoundError
@@ -12,6 +13,7 @@ from roboreel.store import AskedMode, AskedOptions, CameraStorage
 
 if TYPE_CHECKING:
     from roboreel.convert import ExportReport, ExportVersion
+    from roboreel.hub import PushReport
 
 
 class Publishing(EpisodeViews):
@@ -88,3 +90,39 @@ class Publishing(EpisodeViews):
                     raise DatasetBusyError(f"{store.root} was written meanwhile; take a snapshot, and export that")
 
             return export_lerobot(store, rows, Path(folder), options, check_same)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        license: str | None = None,  # noqa: A002 - the Hub's own word
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        **options: Any,
+    ) -> PushReport:
+        """Put the episodes up on the Hugging Face Hub as a LeRobot dataset, with a card, in one commit.
+
+        It is written as a folder beside the dataset first. Of that, only what is not on the Hub already is uploaded,
+        large files before the commit: after an interruption, those that are there are not sent again.
+
+            dataset.push_to_hub("me/my_arm", private=True, license="apache-2.0")
+
+        Args:
+            repo_id: As "me/my_arm"; made where there is none.
+            private: Of a new repository.
+            license: As the Hub calls it: "apache-2.0", "mit", "cc-by-4.0".
+            token: One that may write. None: HF_TOKEN, or who is logged in.
+            commit_message: None: "Upload with roboreel".
+            options: Those of `to_lerobot`, as `version="v2.1"` or `leave_out=["observation.images.wrist"]`.
+
+        Raises:
+            HubError: the Hub does not take it, or cannot be reached. And what `to_lerobot` raises.
+        """
+        from roboreel.hub import push_folder
+
+        place = self.storage_dir.resolve()
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.push-") as folder:
+            made = Path(folder) / "lerobot"
+            self.to_lerobot(made, **options)
+            return push_folder(made, repo_id, private=private, token=token, license_id=license, message=commit_message)

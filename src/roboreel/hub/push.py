@@ -1,0 +1,95 @@
+"""Putting a LeRobot folder up on the Hub: in one commit, of which only what changed travels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roboreel.errors import HubError
+from roboreel.hub.card import card_of
+from roboreel.hub.client import HubClient, HubFile, HubUnreachableError
+from roboreel.store import write_file
+
+_CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What was put up."""
+
+    repo_id: str
+    commit: str
+    files_changed: int
+    """Uploaded, or taken away there."""
+    bytes_changed: int
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | bool | None = None,
+    license_id: str | None = None,
+    message: str | None = None,
+) -> PushReport:
+    """Put a LeRobot folder up as a dataset repository, which is made where there is none.
+
+    Files that are there already as they are here stay; what is only there and was once put up by this is taken away.
+    Large files go up one by one before the commit: after an interruption, those that are there are not sent again.
+    """
+    client = HubClient(repo_id, token)
+    api = client.api
+    client.ask(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), "the repository")
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    write_file(folder / _CARD, card_of(repo_id, info, license_id).encode())
+    there = {file.path: file for file in _files_there(client)}
+    here = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    changed = [name for name, path in here.items() if not _is_same(path, there.get(name))]
+    gone = [name for name in there if name not in here and name.split("/")[0] in ("data", "meta", "videos")]
+    if not changed and not gone:
+        return PushReport(repo_id, client.commit_of(None), 0, 0)
+    commit = _committed(client, here, changed, gone, message or "Upload with roboreel")
+    version = str(info["codebase_version"])
+    client.ask(
+        lambda: api.create_tag(repo_id, tag=version, repo_type="dataset", exist_ok=True),  # LeRobot looks for it
+        f"the tag {version}",
+    )
+    return PushReport(repo_id, commit, len(changed) + len(gone), sum(here[name].stat().st_size for name in changed))
+
+
+def _files_there(client: HubClient) -> list[HubFile]:
+    try:
+        return client.files("main")
+    except HubUnreachableError:
+        raise
+    except HubError:
+        return []  # made just now: it has no commit
+
+
+def _committed(
+    client: HubClient, here: dict[str, Path], changed: Sequence[str], gone: Sequence[str], message: str
+) -> str:
+    hub = client.hub
+    operations = [hub.CommitOperationAdd(name, str(here[name])) for name in changed]
+    removals = [hub.CommitOperationDelete(name) for name in gone]
+
+    def commit() -> str:
+        found = client.api.create_commit(
+            client.repo_id, [*operations, *removals], commit_message=message, repo_type="dataset"
+        )
+        return str(found.oid)
+
+    return client.ask(commit, "the upload")
+
+
+def _is_same(path: Path, there: HubFile | None) -> bool:
+    if there is None or there.size != path.stat().st_size:
+        return False
+    data = path.read_bytes()
+    if there.sha256 is not None:
+        return hashlib.sha256(data).hexdigest() == there.sha256
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == there.git_oid
