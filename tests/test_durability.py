@@ -174,58 +174,6 @@ def test_an_episode_is_there_whole_or_not_at_all_whichever_effect_fails(
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("name", ["growing", "over the start of a ring"])
-@pytest.mark.parametrize("for_good", [False, True])
-def test_a_write_that_ends_half_way_costs_nothing_that_was_committed_and_not_flushed(
-    tmp_path: Path, name: str, for_good: bool
-) -> None:
-    lengths, length, options = SCENARIOS[name]
-    first, flushed = sum(lengths), len(lengths) - 1
-
-    def begun(root: Path) -> LeRobotDatasetV2:
-        dataset: LeRobotDatasetV2 = made(root, lengths[:flushed], camera=True, task="push", **options)
-        for k in range(flushed, len(lengths)):
-            episode = recording(lengths[k], sum(lengths[:k]), camera=True, task=f"push {k}")
-            dataset.add_episodes(episode, no_flush=True)
-        return dataset
-
-    def add(dataset: LeRobotDatasetV2) -> None:
-        dataset.add_episodes(recording(length, first, camera=True, task="pull"), no_flush=True)
-
-    counting, whole = Failing(), begun(tmp_path / "whole")
-    before = contents(whole)
-    sure = {(number, episode) for number, episode in before if episode < flushed and not (options and number < length)}
-    with counting.observing():
-        add(whole)
-    after = contents(whole)
-    torn = 0
-    for at in range(counting.seen):
-        root = tmp_path / f"fails at {at}"
-        dataset, reader = begun(root), LeRobotDatasetV2(root, readonly=True)
-        with Failing(at, for_good=for_good, half=True).observing(), contextlib.suppress(roboreel.StorageError):
-            add(dataset)
-        for follower in (dataset, reader):
-            left = contents(follower)
-            assert left in (before, after) or (for_good and options and set(before) & set(after) <= set(left))
-        later = contents(LeRobotDatasetV2(root, readonly=True))
-        if later != contents(reader):  # the record is torn, and cannot be written any more
-            assert for_good
-            assert set(later) >= sure
-            torn += 1
-            if (writer := dataset._opening._writer) is not None:
-                writer.let_go()  # as a process that dies
-            with LeRobotDatasetV2(root) as again:  # once the disk works
-                again.add_episodes(recording(2, first + 100, camera=True, task="again"))
-            LeRobotDatasetV2.check_storage_dir_integrity(root)
-        if not for_good and later == before:
-            add(dataset)
-        if not for_good:
-            dataset.close()
-            assert contents(LeRobotDatasetV2(root)) == after
-            LeRobotDatasetV2.check_storage_dir_integrity(root)
-    assert (torn > 0) == for_good
-
-
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_where_not_even_undoing_works_only_what_was_being_overwritten_is_lost(tmp_path: Path, name: str) -> None:
     lengths, length, _ = SCENARIOS[name]

@@ -118,10 +118,7 @@ def test_nobody_is_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.Mo
     WriterLock(tmp_path).release()
 
 
-def test_a_lock_that_is_let_go_of_while_its_holder_is_looked_for_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(locking, "_NOTE_TIMEOUT_S", 60.0)
+def test_a_lock_that_is_let_go_of_while_its_holder_is_looked_for_is_taken(tmp_path: Path) -> None:
     lock = filelock.FileLock(tmp_path / "writer.lock", thread_local=False)
     lock.acquire()
     timer = threading.Timer(0.4, lock.release)  # its note has gone before it

@@ -139,7 +139,7 @@ def test_an_encoder_that_drops_or_adds_a_frame_is_noticed_and_nothing_stays(
 
     def leaky(file: Any, mode: Any = "r", **options: Any) -> Any:
         container = opened(file, mode, **options)
-        return Leaky(container, **fault) if mode == "w" and key in str(file) else container
+        return Leaky(container, **fault) if mode == "w" and key in str(getattr(file, "name", file)) else container
 
     with monkeypatch.context() as patched:
         patched.setattr(av, "open", leaky)

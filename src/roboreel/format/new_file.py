@@ -16,6 +16,7 @@ class NewFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self.name = str(path)  # which libraries tell in their errors
         self._file = DataFile(path, create=True)
         self._file.truncate(0)
         self._at = self._size = 0
