@@ -105,9 +105,17 @@ def test_it_stays_with_the_dataset(tmp_path: Path) -> None:
 def test_without_it_another_size_is_refused_then_and_later(tmp_path: Path) -> None:
     LeRobotDatasetV2(tmp_path / "dataset", fps=10, image_mode="memmap").add_episodes({CAMERA: noise(2, 12, 20, 3)})
     with pytest.raises(ValueError, match=r"stored as they came, .*\(12, 20\); leave image_size out"):
-        LeRobotDatasetV2(tmp_path / "dataset", image_size=SIZE)
-    with pytest.raises(ValueError, match=r"frames of shape \(31, 40, 3\), where the dataset has \(12, 20, 3\)"):
-        LeRobotDatasetV2(tmp_path / "dataset").add_episodes({CAMERA: noise(2, 31, 40, 3)})
+        LeRobotDatasetV2(tmp_path / "dataset", image_size=(20, 12))
+    for options in (
+        {},
+        {"image_size": SIZE},
+        {"image_size": {CAMERA: SIZE}},
+    ):
+        dataset = LeRobotDatasetV2(tmp_path / "dataset", **options)
+        with pytest.raises(ValueError, match=r"frames of shape \(31, 40, 3\), where the dataset has \(12, 20, 3\)"):
+            dataset.add_episodes({CAMERA: noise(2, 31, 40, 3)})
+        assert len(dataset) == 2
+        dataset.close()
 
 
 def test_cameras_of_their_own_sizes(tmp_path: Path) -> None:
@@ -142,6 +150,7 @@ def test_video_and_png_of_a_folder_are_made_anew(tmp_path: Path, mode: str) -> N
         assert error.mean() <= (VIDEO_ERROR if mode == "video" else 0)
     again = LeRobotDatasetV2.from_lerobot(folder, tmp_path / "small", mode == "memmap")  # reused as it is
     assert again.uuid == small.uuid
+    LeRobotDatasetV2.from_lerobot(folder, tmp_path / "plain", mode == "memmap", image_size=(HEIGHT, WIDTH))  # it too
     with pytest.raises(ValueError, match=r"image_size=\(9, 9\), but .*; leave image_size out"):
         LeRobotDatasetV2.from_lerobot(folder, tmp_path / "small", mode == "memmap", image_size=(9, 9))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import roboreel
-from roboreel import LeRobotDatasetV2
+from roboreel import InvalidArgumentError, LeRobotDatasetV2
 from tests.recordings import CAMERA, HEIGHT, WIDTH, made, recording
 
 TOP = "observation.images.top"
@@ -138,3 +138,14 @@ def test_what_cannot_be_marked(given: Any, words: str) -> None:
 def test_a_partial_can_be_marked(dataset: LeRobotDatasetV2) -> None:
     dataset.image_transform = roboreel.takes_batch(functools.partial(torch.div, other=255))
     assert dataset.get_batch([0, 1])[CAMERA].max() <= 1
+
+
+@pytest.mark.parametrize("given", [5, "resize", [torch.neg], torch.zeros(3)])
+def test_what_cannot_be_called_is_refused_at_once(tmp_path: Path, given: Any) -> None:
+    dataset = made(tmp_path / "dataset", [2], camera=True)
+    said = r"image_transform=.*; a function of a sample's images, .*, that returns a tensor would do"
+    with pytest.raises(InvalidArgumentError, match=said):
+        LeRobotDatasetV2(tmp_path / "dataset", image_transform=given)
+    with pytest.raises(InvalidArgumentError, match=said):
+        dataset.image_transform = given
+    assert dataset.image_transform is None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.dataset.batch import Batch, is_worker, register_collate
+from roboreel.dataset.transforms import parse_transform
 
 if TYPE_CHECKING:
     import torch
@@ -25,10 +26,19 @@ Ints = NDArray[np.int64]
 class ByIndex(ABC, Base):
     """Samples 0 to `len` - 1, each a dict of tensors; the default DataLoader takes a batch of them whole."""
 
-    image_transform: Callable[[torch.Tensor], torch.Tensor] | None
+    _image_transform: Callable[[torch.Tensor], torch.Tensor] | None
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @property
+    def image_transform(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What images go through; may be set at any time. `InvalidArgumentError` for what cannot be called."""
+        return self._image_transform
+
+    @image_transform.setter
+    def image_transform(self, transform: Callable[[torch.Tensor], torch.Tensor] | None) -> None:
+        self._image_transform = parse_transform(transform)
 
     @abstractmethod
     def _assembled(

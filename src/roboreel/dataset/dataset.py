@@ -108,7 +108,8 @@ class LeRobotDatasetV2(Samples):
             depth_unit: "m" gives depth as float32 metres, "raw" as it is stored (uint16 or float32); both (1, H, W).
             image_size: Of a new dataset: bring frames to (height, width) pixels as they come in, those of every camera
                 or {camera: (height, width)}. Colours by Pillow's bilinear filter (antialiased), depth by the nearest
-                pixel, so that no distance is invented. None: what is stored; when new, as they come.
+                pixel, so that no distance is invented. None: what is stored; when new, as they come. For a dataset that
+                is there, the size that is stored would do.
             episodes: Show only these, in this order, by the numbers that `get_unique_episode_indices` gives; see `view`
                 for what becomes of them in a ring. None: all, also those that come.
             decoded_cache: Keep frames that were decoded, up to "8GB" of them, for all processes and later runs, in the

@@ -47,6 +47,16 @@ def takes_batch(transform: AnyTransform) -> AnyTransform:
     return transform
 
 
+def parse_transform(transform: ImageTransform | None) -> ImageTransform | None:
+    """Return an `image_transform`; refuse what cannot be one."""
+    if transform is not None and not callable(transform):
+        raise InvalidArgumentError(
+            f"image_transform={transform!r}; a function of a sample's images, a tensor (C, H, W) or (T, C, H, W), that "
+            "returns a tensor would do, or None"
+        )
+    return transform
+
+
 def transform_images(batch: dict[str, Any], keys: Mapping[str, KeySpec], transform: ImageTransform) -> None:
     """Put what `transform` gives for each camera, depth left out, in place of its images, (B[, T], C, H, W).
 

@@ -47,7 +47,7 @@ class ImageSizes:
         self.applied(keys)
         for key, spec in keys.items():
             size = self.of(key) if spec.is_camera else None
-            if size is not None and (spec.resized is None or spec.shape[:2] != size):
+            if size is not None and spec.shape[:2] != size:
                 as_what = "as they came" if spec.resized is None else "resized"
                 raise InvalidArgumentError(
                     f"image_size={size}, but the frames of {key!r} in {where} are stored {as_what}, of (height, width) "
