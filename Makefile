@@ -15,7 +15,7 @@ INPUTS := pyproject.toml requirements/dev.txt
 STAMP := $(VENV)/.installed-$(shell { cat $(INPUTS); echo '$(CURDIR)'; } | cksum | tr -cs '0-9\n' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test torture windows bench bench-peers lint format clean
+.PHONY: help install train test test-lerobot torture windows bench bench-peers lint format clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
@@ -35,6 +35,12 @@ train: $(STAMP) ## import the sample, train a policy on it, evaluate it
 
 test: lint ## lint, types and tests
 	$(VENV)/bin/python -m pytest -n logical --dist worksteal $(PYTEST_ARGS)
+
+# lerobot holds torch, av and others to versions of its own, so it has an environment of its own, which clones share;
+# the package is found by its path, because an installed one would be that of a single clone.
+test-lerobot: $(STAMP) ## tests beside lerobot 0.4.4, in an environment kept in ~/.cache/roboreel: Python 3.11, 9 GB on Linux
+	python="$$($(VENV)/bin/python -m scripts.kept_environment requirements/lerobot.txt $(PIP_ARGS))" && \
+	    PYTHONPATH=src "$$python" -m pytest -W default -n logical --dist worksteal tests/lerobot $(PYTEST_ARGS)
 
 torture: $(STAMP) ## kill writers 2,000 times and compare what is left; some 10 minutes
 	$(VENV)/bin/python -m scripts.torture $(TORTURE_ARGS)
