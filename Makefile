@@ -15,7 +15,7 @@ INPUTS := pyproject.toml requirements/dev.txt
 STAMP := $(VENV)/.installed-$(shell { cat $(INPUTS); echo '$(CURDIR)'; } | cksum | tr -cs '0-9\n' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-lerobot torture windows bench bench-peers lint format clean
+.PHONY: help install train test test-lerobot equivalence torture windows bench bench-peers lint format clean
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
@@ -25,7 +25,7 @@ help: ## show this
 	@echo '                      PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
 	@echo '  PYTEST_ARGS=...     for pytest, e.g. PYTEST_ARGS="-k ring -x -n 0"; it runs a test a core'
 	@echo '  TRAIN_ARGS=...      for examples/train_pusht.py'
-	@echo '  ARGS=...            for bench, e.g. ARGS="--only image_windows frames --quick", ARGS=--list'
+	@echo '  ARGS=...            for equivalence and bench, e.g. ARGS="--only image_windows frames --quick", ARGS=--list'
 	@echo '  TORTURE_ARGS=...    e.g. TORTURE_ARGS="--kills 500 --seed 7"; WINDOWS_ARGS=... e.g. "--mode png --start spawn"'
 
 install: $(STAMP) ## make .venv with everything pinned, and the package itself in it
@@ -41,6 +41,10 @@ test: lint ## lint, types and tests
 test-lerobot: $(STAMP) ## tests beside lerobot 0.4.4, in an environment kept in ~/.cache/roboreel: Python 3.11, 9 GB on Linux
 	python="$$($(VENV)/bin/python -m scripts.kept_environment requirements/lerobot.txt $(PIP_ARGS))" && \
 	    PYTHONPATH=src "$$python" -m pytest -W default -n logical --dist worksteal tests/lerobot $(PYTEST_ARGS)
+
+equivalence: $(STAMP) ## compare every item with LeRobotDataset's, in the environment of test-lerobot; an hour
+	python="$$($(VENV)/bin/python -m scripts.kept_environment requirements/lerobot.txt $(PIP_ARGS))" && \
+	    PYTHONPATH=src "$$python" -m scripts.equivalence $(ARGS)
 
 torture: $(STAMP) ## kill writers 2,000 times and compare what is left; some 10 minutes
 	$(VENV)/bin/python -m scripts.torture $(TORTURE_ARGS)
