@@ -88,8 +88,9 @@ def identity(file: Path) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "step": step}
 
 
-def save_checkpoint(output_dir: Path, step: int, policy: dict[str, Any], training: dict[str, Any]) -> Path:
-    """Write `policy.pt` and `training.pt` of a step; the checkpoint's folder appears once both are on disk.
+@contextlib.contextmanager
+def new_checkpoint(output_dir: Path, step: int) -> Iterator[Path]:
+    """Give a folder to write the checkpoint of a step into; it gets its name once all of it is on disk.
 
     The metrics of the steps before it are on disk then too.
     """
@@ -100,18 +101,12 @@ def save_checkpoint(output_dir: Path, step: int, policy: dict[str, Any], trainin
     for leftover in (final, temporary):  # of an earlier run that was killed here, or resumed from further back
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, content in ((POLICY, policy), (TRAINING, training)):
-        with (temporary / name).open("wb") as file:
-            torch.save({**content, "step": step}, file)
-            file.flush()
-            os.fsync(file.fileno())
+    yield temporary
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
     temporary.rename(final)
-    return final
-
-
-def load_training(checkpoint: Path, device: torch.device) -> dict[str, Any]:
-    """Return what `save_checkpoint` was given as `training`, and its `step`."""
-    return load(checkpoint / TRAINING, device)
 
 
 def load(file: Path, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,53 @@
+"""What the loop trains: a policy with all that changes its weights, and the data that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What one batch has to say; the weights are as they were."""
+
+    loss: float
+    norm: float
+    """Of the gradient, before it was clipped."""
+
+
+@dataclass(frozen=True)
+class TrainingFrames:
+    """The frames of a run."""
+
+    dataset: Any
+    """What a `DataLoader` takes; its windows are set."""
+    identity: dict[str, Any]
+    """What a run's data are, for a resumed run to compare; `frames` among it. Taken once: an open dataset may grow."""
+
+
+class Learner(Protocol):
+    """A policy in training. What is drawn comes from torch's global generator, which the loop seeds for each step."""
+
+    def learn(self, batch: Mapping[str, Tensor], step: int) -> Gradient:
+        """Compute the loss of a batch on the device, and the gradient, clipped; the first step is 1."""
+
+    def apply(self) -> float:
+        """Change the weights by the gradient that was computed last; return the learning rate."""
+
+    def write(self, folder: Path, step: int, told: Mapping[str, Any]) -> None:
+        """Write a checkpoint's files into an empty folder: `told`, and all that `load` needs."""
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        """Return what was `told` to `write`, and what `load` takes; nothing is changed yet.
+
+        Raises:
+            ConfigError: the checkpoint is of another policy.
+            SourceError: it is damaged.
+        """
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `read` returned."""

@@ -1,0 +1,152 @@
+"""The training loop: data, model, steps.
+
+    roboreel train --dataset data/pusht --output-dir outputs/pusht
+    roboreel train --dataset data/pusht --output-dir outputs/pusht --resume
+
+A run's folder holds `config.json`, a line of `metrics.jsonl` every `log_every` steps, `curves.png`, and `checkpoints/`.
+Everything random in a step (its frames, its augmentation, its noise) is a function of the seed and the step alone, so
+a run that was stopped and resumed gives the losses of one that was not, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from roboreel import checkpoint
+from roboreel.errors import ConfigError, LossNotFiniteError
+from roboreel.sampling.order import EpochOrder
+from roboreel.train.bc import BCLearner
+from roboreel.train.learner import Gradient, Learner, TrainingFrames
+from roboreel.train.metrics import Line, TrainResult, bar_interval_s, result_of, since
+from roboreel.train.options import RunConfig, TrainConfig
+from roboreel.view import plot_curves
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train a policy, or go on training it; returns when `config.steps` are done.
+
+    Raises:
+        ConfigError: the options contradict each other, the dataset, this machine or what is in `output_dir`.
+        LossNotFiniteError: a loss was not a number; `bad_batch.json` names the frames.
+    """
+    # Refused before anything is written: another run's folder, a device or a dataset that is not there.
+    device = pick_device(config.device)
+    find_start(config)
+    learner, frames = BCLearner.begin(config, device)
+    with checkpoint.run_lock(config.output_dir):
+        run(config, learner, frames, device)
+    return result_of(config)
+
+
+def run(config: RunConfig, learner: Learner, frames: TrainingFrames, device: torch.device) -> None:
+    """Train the policy from where the run stands to `config.steps`."""
+    # Where: a new run, or the last checkpoint of one.
+    out, last = config.output_dir, find_start(config)
+    start = 0 if last is None else int(last.name)
+    told = {"config": checkpoint.plain(config), "dataset": frames.identity}
+
+    # Data: uint8 until it is on the device.
+    order = EpochOrder(frames.identity["frames"], config.batch_size, config.seed, start, config.steps)
+    loader = DataLoader(
+        frames.dataset, batch_sampler=order, num_workers=config.num_workers, pin_memory=device.type == "cuda"
+    )
+
+    # Model.
+    if last is not None:
+        state = learner.read(last)
+        check_same_run(config, state, frames.identity)
+        learner.load(state)
+    checkpoint.begin_run(out, config, start)
+
+    # Loop.
+    line = Line()
+    clock = time.perf_counter()
+    progress = tqdm(loader, "train", initial=start, total=config.steps, unit="step", mininterval=bar_interval_s())
+    for step, batch in enumerate(progress, start + 1):
+        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
+        data_s, clock = since(clock)
+
+        torch.manual_seed(step_seed(config.seed, step))
+        found = learner.learn(batch, step)
+        check_finite(out, step, order, found)
+        lr = learner.apply()
+        update_s, clock = since(clock)
+
+        line.add(loss=found.loss, grad_norm=found.norm, data_s=data_s, update_s=update_s)
+        if step % config.log_every == 0 or step == config.steps:
+            progress.set_postfix(line.write(out, step, lr), refresh=False)
+        if step % config.save_every == 0 or step == config.steps:
+            with checkpoint.new_checkpoint(out, step) as folder:
+                learner.write(folder, step, told)
+            plot_curves(out / checkpoint.METRICS, out / "curves.png")
+            clock = time.perf_counter()  # saving is neither waiting nor computing
+
+
+def find_start(config: RunConfig) -> Path | None:
+    """Return the checkpoint to go on from, or None for a new run."""
+    out = config.output_dir
+    last = checkpoint.latest(out)
+    if config.resume and last is None:
+        raise ConfigError(f"--resume: {out} holds no checkpoint; leave --resume out to begin there")
+    if not config.resume and last is not None:
+        raise ConfigError(f"{out} holds a run already: add --resume to go on with it, or give another --output-dir")
+    if last is not None:
+        if (done := int(last.name)) > config.steps:
+            raise ConfigError(f"--steps {config.steps}: the run in {out} has done {done} already; give more")
+        checkpoint.check_metrics(out, done)
+    return last
+
+
+def check_same_run(config: RunConfig, state: dict[str, Any], data: dict[str, Any]) -> None:
+    """Refuse to resume with other options or other data: the losses would silently be those of another run."""
+    now, then = checkpoint.plain(config), state["config"]
+    changed = [name for name in now if name not in config.FREE_TO_CHANGE and now[name] != then.get(name)]
+    if changed:
+        told = "; ".join(f"{name} was {then.get(name)!r} and is now {now[name]!r}" for name in changed)
+        raise ConfigError(f"--resume goes on with the same options: {told}")
+    begun = state.get("dataset", {})
+    if data != begun:
+        told = ", ".join(f"{name} {value} (then {begun.get(name)})" for name, value in data.items())
+        raise ConfigError(
+            f"--resume goes on with the same data, and {config.dataset} is another dataset, or has changed: {told}; "
+            "begin anew with another --output-dir"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device asked for; for "auto" CUDA's (or ROCm's, which torch calls the same), or the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device).item()  # "meta" has tensors, but nothing in them
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used here ({reason}); --device cpu would do") from error
+    return device
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of all that is drawn in one step, mixed so that (1, 2) and (2, 1) have nothing in common."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+
+
+def check_finite(out: Path, step: int, order: EpochOrder, found: Gradient) -> None:
+    """Stop before a bad gradient spoils the weights, and leave behind what is needed to look into it."""
+    if math.isfinite(found.loss) and math.isfinite(found.norm):
+        return
+    path = out / "bad_batch.json"
+    content = {"step": step, "loss": str(found.loss), "grad_norm": str(found.norm), "indices": order.batch(step - 1)}
+    checkpoint.write_json(path, content)
+    raise LossNotFiniteError(
+        f"step {step}: the loss is {found.loss} and its gradient's norm {found.norm}; the batch's indices are in "
+        f"{path}. Look at those frames for values that are not finite, or lower --lr"
+    )

@@ -1,0 +1,77 @@
+"""What a run tells while it runs, and what its files tell afterwards."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from roboreel import checkpoint
+from roboreel.train.options import RunConfig
+from roboreel.view import read_metrics
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did, over all its parts."""
+
+    checkpoint: Path
+    steps: int
+    frames_seen: int
+    """Frames drawn, repetitions counted."""
+    final_loss: float
+    """Mean over the last twentieth of the run."""
+    data_s: float
+    """Seconds that the loop waited for data, in the steps that count: what was lost to a kill is not in it."""
+    update_s: float
+    """Seconds that it computed, in the same steps."""
+
+
+class Line:
+    """The metrics of a few steps, until they are written as one line."""
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, float]] = []
+
+    def add(self, **values: float) -> None:
+        self._steps.append(values)
+
+    def write(self, out: Path, step: int, lr: float) -> dict[str, str]:
+        """Append the line to `metrics.jsonl`, begin a new one; returns what the progress bar shows."""
+        sums = {name: sum(values[name] for values in self._steps) for name in self._steps[0]}
+        means = {name: sums[name] / len(self._steps) for name in ("loss", "grad_norm")}
+        self._steps.clear()
+        values = {"step": step, **means, "lr": lr, "update_s": sums["update_s"], "data_s": sums["data_s"]}
+        with (out / checkpoint.METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+        share = sums["data_s"] / max(sums["data_s"] + sums["update_s"], 1e-9)
+        return {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.1e}", "data": f"{share:.1%}"}
+
+
+def result_of(config: RunConfig) -> TrainResult:
+    """Return what the finished run in `config.output_dir` did, from its files."""
+    last = checkpoint.latest(config.output_dir)
+    assert last is not None
+    columns = read_metrics(config.output_dir / checkpoint.METRICS)
+    steps, loss = int(columns["step"][-1]), columns["loss"]
+    return TrainResult(
+        checkpoint=last,
+        steps=steps,
+        frames_seen=steps * config.batch_size,
+        final_loss=float(loss[-max(1, len(loss) // 20) :].mean()),
+        data_s=float(columns["data_s"].sum()),
+        update_s=float(columns["update_s"].sum()),
+    )
+
+
+def since(clock: float) -> tuple[float, float]:
+    """Return the seconds since `clock`, and the clock now."""
+    now = time.perf_counter()
+    return now - clock, now
+
+
+def bar_interval_s() -> float:
+    """Return how often (s) a progress bar is drawn: seldom where it goes into a log."""
+    return 0.2 if sys.stderr.isatty() else 30.0
