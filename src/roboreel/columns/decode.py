@@ -7,6 +7,7 @@ B-frames all bend that.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.columns.frame_table import FrameTable
+from roboreel.columns.silence import silence
 from roboreel.errors import VideoError
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ class VideoDecoder:
             self._stop()
             self._container.close()
             self._container = self._current = None
+            with contextlib.suppress(AttributeError):  # where opening failed
+                del self._stream  # which ends the decoder's threads
 
     def __del__(self) -> None:
         if getattr(self, "_container", None) is not None:
@@ -262,15 +266,12 @@ def decode_frames(
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(table):
         span = f"frames {numbers.min()} to {numbers.max()}"
         raise VideoError(f"{path}: holds {len(table)} frames, but {span} are wanted")
-    decoder = VideoDecoder(path, table, threads="AUTO")
-    try:
+    with silence(), contextlib.closing(VideoDecoder(path, table, threads="AUTO")) as decoder:
         for start in range(0, len(numbers), block):
             distinct, inverse = np.unique(numbers[start : start + block], return_inverse=True)
             frames = np.empty((len(distinct), *table.shape), np.uint8)
             decoder.read(distinct, np.arange(len(distinct)), frames)
             yield frames if len(distinct) == len(inverse) else frames[inverse]
-    finally:
-        decoder.close()
 
 
 def _table_of(path: Path) -> FrameTable:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.columns.frame_table import FrameTable
+from roboreel.columns.silence import silence
 from roboreel.errors import InvalidArgumentError, StorageError, VideoError
 from roboreel.format import files
 from roboreel.format.new_file import NewFile
@@ -48,7 +49,8 @@ def encode_video(
     rate = Fraction(fps).limit_denominator(1001) or 1 / Fraction(1 / fps).limit_denominator(1)
     file = NewFile(path)
     try:
-        count = _write(av, file, path, blocks, rate, options)
+        with silence():
+            count = _write(av, file, path, blocks, rate, options)
         file.check()
     except BaseException as error:
         file.close()
