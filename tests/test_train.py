@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from roboreel import ConfigError, LeRobotDatasetV2, LossNotFiniteError, SourceError
+from roboreel import ConfigError, LeRobotDatasetV2, LossNotFiniteError, MissingDependencyError, SourceError
 from roboreel.checkpoint import CHECKPOINTS, POLICY, TRAINING, latest, run_lock, steps_done
+from roboreel.cli import training
 from roboreel.policies import BCConfig, BCPolicy
 from roboreel.sampling.order import EpochOrder
-from roboreel.train import TrainConfig, learning_rate, train
+from roboreel.train import LeRobotTrainConfig, TrainConfig, learning_rate, train
+from roboreel.train.order import DrawnOrder, without_last
 from roboreel.view import read_metrics
 from tests.tiny_data import FPS, episode, make_dataset
 
@@ -330,3 +333,23 @@ def test_metrics_are_read_up_to_a_line_cut_short(tmp_path: Path) -> None:
 def test_it_trains_on_a_gpu(config: TrainConfig) -> None:
     result = train(replace(config, device="cuda"))
     assert result.steps == 7
+
+
+def test_policies_of_lerobot_want_lerobot(config: TrainConfig) -> None:
+    if importlib.util.find_spec("lerobot") is not None:
+        pytest.skip("there is a lerobot")
+    with pytest.raises(MissingDependencyError, match=r"LeRobot's policies needs .*pip install 'roboreel\[lerobot\]'"):
+        train(LeRobotTrainConfig(config.dataset, config.output_dir, policy="act"))
+    assert not config.output_dir.exists()
+
+
+def test_a_policy_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--policy pi99: give bc, act, diffusion, vqbet, tdmpc"):
+        training.run(["--policy", "pi99"])
+
+
+def test_frames_are_drawn_once_an_epoch_but_for_the_last_of_each_episode(config: TrainConfig) -> None:
+    indices = without_last([9, 5, 12], 4)
+    order = DrawnOrder(indices, replace(config, batch_size=7, steps=2), start=0)
+    assert sorted(sum(order, [])) == sorted(indices) == [0, 1, 2, 3, 4, 9, *range(14, 22)]
+    assert list(order)[1] == order.batch(1)

@@ -25,6 +25,10 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 POLICY = "policy.pt"
 TRAINING = "training.pt"
+PRETRAINED = "pretrained_model"
+"""A policy of LeRobot's in a checkpoint."""
+LAST = "last"
+"""A link to the newest checkpoint, where LeRobot's tools look."""
 LOCK, LOCK_OWNER = "train.lock", "train.lock.owner"
 
 
@@ -82,6 +86,14 @@ def policy_file(path: Path) -> Path:
     )
 
 
+def pretrained_folder(path: Path) -> Path | None:
+    """Return the `pretrained_model` of a run, of a checkpoint, or itself; None where it is no policy of LeRobot's."""
+    for candidate in (path, path / PRETRAINED, (latest(path) or path) / PRETRAINED):
+        if (candidate / "model.safetensors").is_file() and (candidate / "config.json").is_file():
+            return candidate
+    return None
+
+
 def identity(file: Path) -> dict[str, Any]:
     """Return what tells the weights in a `policy.pt` from all others: their hash, and the step they are of."""
     step = load(file, torch.device("cpu")).get("step")
@@ -107,6 +119,18 @@ def new_checkpoint(output_dir: Path, step: int) -> Iterator[Path]:
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
     temporary.rename(final)
+    if (final / PRETRAINED).is_dir():
+        _link_last(final)
+
+
+def _link_last(newest: Path) -> None:
+    """Point `last` at a checkpoint, as LeRobot's tools expect."""
+    last, link = newest.with_name(LAST), newest.with_name(f".{LAST}.tmp")
+    if last.is_dir() and not last.is_symlink():  # whoever copied the run has followed the link
+        shutil.rmtree(last)
+    link.unlink(missing_ok=True)
+    link.symlink_to(newest.name)
+    link.replace(last)
 
 
 def load(file: Path, device: torch.device) -> dict[str, Any]:

@@ -1,21 +1,78 @@
-"""`roboreel train`: the options are those of `roboreel.train.TrainConfig`."""
+"""`roboreel train`: the options are those of `roboreel.train.TrainConfig`, or of `LeRobotTrainConfig`."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import get_args
 
 import tyro
 
 from roboreel._optional import require
+from roboreel.errors import ConfigError
+
+PROGRAM = "roboreel train"
 
 
 def run(arguments: Sequence[str]) -> None:
     require("torch", extra="torch", purpose="training")
-    from roboreel.train import TrainConfig, train
+    from roboreel.train import LeRobotTrainConfig, TrainConfig, train
+    from roboreel.train.options import LeRobotPolicy
 
-    config = tyro.cli(TrainConfig, prog="roboreel train", args=arguments)
+    policy, arguments = take_policy(arguments)
+    if policy == "bc":
+        config: TrainConfig | LeRobotTrainConfig = tyro.cli(TrainConfig, prog=PROGRAM, args=arguments)
+    elif policy in get_args(LeRobotPolicy):
+        options, rest = take_policy_options(arguments)
+        chosen = tyro.cli(LeRobotTrainConfig, prog=f"{PROGRAM} --policy {policy}", args=rest)
+        config = dataclasses.replace(chosen, policy=policy, policy_options=options)  # type: ignore[arg-type]
+    else:
+        raise ConfigError(f"--policy {policy}: give bc, {', '.join(get_args(LeRobotPolicy))}")
     result = train(config)
     waited = result.data_s / (result.data_s + result.update_s)
     print(f"{result.steps} steps, final loss {result.final_loss:.4f}")
     print(f"waited for data {result.data_s:.1f} s ({waited:.1%}), computed {result.update_s:.1f} s")
     print(f"{result.checkpoint}\n{config.output_dir / 'curves.png'}")
+
+
+def take_policy(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return which policy is asked for, and the other arguments.
+
+    >>> take_policy(["--steps", "5", "--policy", "act", "--policy.chunk_size=20"])
+    ('act', ['--steps', '5', '--policy.chunk_size=20'])
+    """
+    policy, rest = "bc", []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if argument == "--policy":
+            if not left:
+                raise ConfigError("--policy: give the name of one, as --policy act")
+            policy = left.pop(0)
+        elif argument.startswith("--policy="):
+            policy = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    return policy, rest
+
+
+def take_policy_options(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the policy's own options, in its words, and the other arguments.
+
+    >>> take_policy_options(["--policy.chunk-size", "20", "--steps", "5", "--policy.use_vae=false"])
+    (('chunk_size=20', 'use_vae=false'), ['--steps', '5'])
+    """
+    options, rest = [], []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith("--policy."):
+            rest.append(argument)
+            continue
+        name, given, value = argument.removeprefix("--policy.").partition("=")
+        if not given:
+            if not left:
+                raise ConfigError(f"{argument}: give a value, as {argument}=20")
+            value = left.pop(0)
+        options.append(f"{name.replace('-', '_')}={value}")
+    return tuple(options), rest

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,8 @@ class BCLearner:
         torch.manual_seed(config.seed)
         policy = BCPolicy.for_dataset(config.policy, dataset).to(device)
         set_windows(dataset, policy.delta_timestamps(), config)
-        return cls(policy, config, device), TrainingFrames(dataset, data_identity(dataset))
+        identity = data_identity(dataset)
+        return cls(policy, config, device), TrainingFrames(dataset, identity, np.arange(identity["frames"]))
 
     def learn(self, batch: Mapping[str, Tensor], step: int) -> Gradient:
         for group in self.optimizer.param_groups:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -26,7 +28,9 @@ class TrainingFrames:
     dataset: Any
     """What a `DataLoader` takes; its windows are set."""
     identity: dict[str, Any]
-    """What a run's data are, for a resumed run to compare; `frames` among it. Taken once: an open dataset may grow."""
+    """What a run's data are, for a resumed run to compare. Taken once: an open dataset may grow."""
+    indices: NDArray[np.int64]
+    """Of the frames to draw."""
 
 
 class Learner(Protocol):

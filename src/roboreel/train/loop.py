@@ -12,35 +12,34 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from roboreel import checkpoint
 from roboreel.errors import ConfigError, LossNotFiniteError
-from roboreel.sampling.order import EpochOrder
-from roboreel.train.bc import BCLearner
 from roboreel.train.learner import Gradient, Learner, TrainingFrames
 from roboreel.train.metrics import Line, TrainResult, bar_interval_s, result_of, since
-from roboreel.train.options import RunConfig, TrainConfig
+from roboreel.train.options import RunConfig
+from roboreel.train.order import DrawnOrder
+from roboreel.train.seeds import step_seed
 from roboreel.view import plot_curves
 
+Config = TypeVar("Config", bound=RunConfig)
 
-def train(config: TrainConfig) -> TrainResult:
-    """Train a policy, or go on training it; returns when `config.steps` are done.
 
-    Raises:
-        ConfigError: the options contradict each other, the dataset, this machine or what is in `output_dir`.
-        LossNotFiniteError: a loss was not a number; `bad_batch.json` names the frames.
-    """
+def run_training(
+    config: Config, begin: Callable[[Config, torch.device], tuple[Learner, TrainingFrames]]
+) -> TrainResult:
+    """Train what `begin` makes, or go on training it; returns when `config.steps` are done."""
     # Refused before anything is written: another run's folder, a device or a dataset that is not there.
     device = pick_device(config.device)
     find_start(config)
-    learner, frames = BCLearner.begin(config, device)
+    learner, frames = begin(config, device)
     with checkpoint.run_lock(config.output_dir):
         run(config, learner, frames, device)
     return result_of(config)
@@ -54,7 +53,7 @@ def run(config: RunConfig, learner: Learner, frames: TrainingFrames, device: tor
     told = {"config": checkpoint.plain(config), "dataset": frames.identity}
 
     # Data: uint8 until it is on the device.
-    order = EpochOrder(frames.identity["frames"], config.batch_size, config.seed, start, config.steps)
+    order = DrawnOrder(frames.indices, config, start)
     loader = DataLoader(
         frames.dataset, batch_sampler=order, num_workers=config.num_workers, pin_memory=device.type == "cuda"
     )
@@ -134,12 +133,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Return the seed of all that is drawn in one step, mixed so that (1, 2) and (2, 1) have nothing in common."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
-
-
-def check_finite(out: Path, step: int, order: EpochOrder, found: Gradient) -> None:
+def check_finite(out: Path, step: int, order: DrawnOrder, found: Gradient) -> None:
     """Stop before a bad gradient spoils the weights, and leave behind what is needed to look into it."""
     if math.isfinite(found.loss) and math.isfinite(found.norm):
         return

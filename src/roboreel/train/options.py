@@ -1,11 +1,13 @@
-"""Options of a training run: those of every policy, and those of the built-in one."""
+"""Options of a training run: those of every policy, those of the built-in one, those of LeRobot's."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from roboreel.errors import ConfigError
 from roboreel.policies import BCConfig
@@ -85,3 +87,32 @@ class TrainConfig(RunConfig):
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: give a number above 0")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"--ema-decay {self.ema_decay}: give at least 0 and less than 1")
+
+
+LeRobotPolicy = Literal["act", "diffusion", "vqbet", "tdmpc"]
+
+
+@dataclass(frozen=True)
+class LeRobotTrainConfig(RunConfig):
+    """Options of a run that trains one of LeRobot's policies, whose own options are --policy.NAME=VALUE."""
+
+    grad_clip: float | None = None
+    """Greatest norm of the gradient; not given: the policy's preset. 0: as long as it comes."""
+    amp: bool = False
+    """Compute in bfloat16 where that is accurate enough; the weights stay float32."""
+    loader: Literal["roboreel", "lerobot"] = "roboreel"
+    """Who reads the frames; "lerobot" is `LeRobotDataset`, for comparison, and --dataset then a folder of LeRobot's."""
+    decode_images: bool = False
+    """Of a LeRobot folder, keep raw pixels instead of its videos or image files: fastest to read, largest on disk."""
+    policy: Annotated[LeRobotPolicy, tyro.conf.Suppress] = "act"
+    policy_options: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """As "chunk_size=20", in the words of the policy's own config."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grad_clip is not None and not 0 <= self.grad_clip < math.inf:
+            raise ConfigError(f"--grad-clip {self.grad_clip}: give 0 or more")
+        if self.loader == "lerobot" and self.decode_images:
+            raise ConfigError(
+                "--loader lerobot decodes as it reads: leave --decode-images out, or give --loader roboreel"
+            )

@@ -1,0 +1,23 @@
+"""Who trains what: a learner for each kind of options."""
+
+from __future__ import annotations
+
+from roboreel.train.bc import BCLearner
+from roboreel.train.loop import run_training
+from roboreel.train.metrics import TrainResult
+from roboreel.train.options import LeRobotTrainConfig, TrainConfig
+
+
+def train(config: TrainConfig | LeRobotTrainConfig) -> TrainResult:
+    """Train a policy, or go on training it; returns when `config.steps` are done.
+
+    Raises:
+        ConfigError: the options contradict each other, the dataset, this machine or what is in `output_dir`.
+        LossNotFiniteError: a loss was not a number; `bad_batch.json` names the frames.
+        MissingDependencyError: one of LeRobot's policies, and there is no lerobot.
+    """
+    if isinstance(config, TrainConfig):
+        return run_training(config, BCLearner.begin)
+    from roboreel.train.lerobot import LeRobotLearner
+
+    return run_training(config, LeRobotLearner.begin)
