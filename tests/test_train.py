@@ -351,5 +351,5 @@ def test_a_policy_that_there_is_not_is_refused() -> None:
 def test_frames_are_drawn_once_an_epoch_but_for_the_last_of_each_episode(config: TrainConfig) -> None:
     indices = without_last([9, 5, 12], 4)
     order = DrawnOrder(indices, replace(config, batch_size=7, steps=2), start=0)
-    assert sorted(sum(order, [])) == sorted(indices) == [0, 1, 2, 3, 4, 9, *range(14, 22)]
+    assert sorted(index for batch in order for index in batch) == sorted(indices) == [0, 1, 2, 3, 4, 9, *range(14, 22)]
     assert list(order)[1] == order.batch(1)
