@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from roboreel import InvalidArgumentError, LeRobotDatasetV2, MissingDependencyError
-from roboreel.envs import Episode, RandomActor, VectorEnvs, make_pusht, rollout
-from roboreel.envs.rollout import Observation
+from roboreel import ConfigError, InvalidArgumentError, LeRobotDatasetV2, MissingDependencyError
+from roboreel.envs import Episode, Observation, RandomActor, VectorEnvs, make_envs, make_pusht, rollout
 
 
 class Counter(gymnasium.Env[Any, Any]):
@@ -86,7 +87,7 @@ def test_no_seeds_is_an_error() -> None:
 
 def random_episodes(n_envs: int, *, in_processes: bool, seeds: list[int]) -> list[Episode]:
     with make_pusht(n_envs, max_steps=6, in_processes=in_processes) as envs:
-        actor = RandomActor(envs.action_low, envs.action_high, envs.n_envs)
+        actor = RandomActor(envs.actions, envs.n_envs)
         return sorted(rollout(envs, actor, seeds), key=lambda episode: episode.seed)
 
 
@@ -121,7 +122,152 @@ def test_an_episode_goes_into_a_dataset(tmp_path: Path) -> None:
     with LeRobotDatasetV2(tmp_path / "recorded", fps=10, image_mode="memmap") as dataset:
         dataset.add_episodes(episode.data)
         stored = dataset.get_episode(0)
-    assert all(np.array_equal(stored[key], values) for key, values in episode.data.items())
+    for key, values in episode.data.items():
+        given = values.astype(np.float32) if key == "timestamp" else values
+        assert np.array_equal(stored[key], given), key
+
+
+@pytest.mark.parametrize("mode", [gymnasium.vector.AutoresetMode.NEXT_STEP, gymnasium.vector.AutoresetMode.SAME_STEP])
+def test_environments_that_reset_themselves_are_refused(mode: Any) -> None:
+    envs = gymnasium.vector.SyncVectorEnv([Counter], autoreset_mode=mode)
+    with pytest.raises(ConfigError, match=r"the true last observation .*AutoresetMode\.DISABLED"):
+        VectorEnvs(envs, {"observation.state": "told"}, fps=10)
+
+
+def test_cut_episodes_are_told_from_those_that_ended(tmp_path: Path) -> None:
+    with counters(2) as envs:
+        by_seed = {episode.seed: episode.data for episode in rollout(envs, Bold(), [2, 3])}
+    assert by_seed[2]["next.truncated"].tolist() == [False] * 4
+    assert by_seed[3]["next.truncated"].tolist() == [False] * 3 + [True, True]
+    for data in by_seed.values():
+        assert data["frame_index"].tolist() == list(range(len(data["next.done"])))
+        assert data["timestamp"].tolist() == [k / 10 for k in range(len(data["next.done"]))]
+    with LeRobotDatasetV2(tmp_path / "online", fps=10, buffer_capacity=12, use_as_fifo_buffer=True) as buffer:
+        for data in by_seed.values():
+            buffer.add_episodes(data)
+        assert buffer[3]["observation.state"].tolist() == [2, 3]
+        assert buffer[3]["timestamp"].item() == pytest.approx(0.3)
+
+
+class Gripper(gymnasium.Env[Any, Any]):
+    """Two cameras, a state, a goal of its own, and buttons to press; says `success`; never ends by itself."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 - gymnasium's
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "pixels": gymnasium.spaces.Dict(
+                {
+                    "top": gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+                    "wrist": gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+                }
+            ),
+            "agent_pos": gymnasium.spaces.Box(-1, 1, (2,), np.float64),
+            "environment_state": gymnasium.spaces.Box(-1, 1, (4,), np.float32),
+            "goal": gymnasium.spaces.Discrete(3),
+        }
+    )
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def __init__(self, render_mode: str | None = None, bright: int = 1) -> None:
+        self.render_mode, self.bright = render_mode, bright
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
+        self.steps = 0
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return self._seen(), float(action[1]), False, False, {"success": self.steps == 3}
+
+    def render(self) -> NDArray[np.uint8]:
+        return np.full((16, 24, 3), self.steps, np.uint8)
+
+    def _seen(self) -> dict[str, Any]:
+        pixels = {name: np.full((8, 8, 3), self.steps * self.bright, np.uint8) for name in ("top", "wrist")}
+        return {
+            "pixels": pixels,
+            "agent_pos": np.full(2, self.steps / 10),
+            "environment_state": np.full(4, self.steps / 20, np.float32),
+            "goal": self.steps % 3,
+        }
+
+
+@pytest.fixture
+def gripper_id() -> Iterator[str]:
+    gymnasium.register("tests/Gripper-v0", f"{__name__}:Gripper")
+    yield "tests/Gripper-v0"
+    del gymnasium.registry["tests/Gripper-v0"]
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_any_environment_by_id(gripper_id: str, tmp_path: Path, n_envs: int) -> None:
+    with make_envs(gripper_id, n_envs, options={"bright": 9}, max_steps=4, draw=True) as envs:
+        assert (envs.fps, envs.camera_keys) == (20, ["observation.images.top", "observation.images.wrist"])
+        actor = RandomActor(envs.actions, envs.n_envs)
+        (episode,) = rollout(envs, actor, [5], filmed=[5])
+    data = episode.data
+    assert [np.unique(image).item() for image in data["observation.images.wrist"]] == [0, 9, 18, 27, 36]
+    assert data["observation.images.top"].dtype == np.uint8
+    assert data["observation.environment_state"][:, 0].tolist() == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert data["observation.goal"].tolist() == [0, 1, 2, 0, 1]
+    assert data["action"].dtype == np.int64
+    assert data["next.reward"].tolist() == data["action"][:, 1].tolist()
+    assert set(data["action"][:, 0].tolist()) <= {0, 1}
+    assert (episode.success, episode.tells_success, episode.truncated) == (True, True, True)
+    assert episode.film is not None
+    assert [np.unique(picture).item() for picture in episode.film] == [0, 1, 2, 3, 4]
+    with LeRobotDatasetV2(tmp_path / "recorded", fps=20, image_mode="memmap") as dataset:
+        dataset.add_episodes(data)
+        assert dataset.camera_keys == ["observation.images.top", "observation.images.wrist"]
+        assert torch.equal(dataset[2]["action"], torch.from_numpy(data["action"][2]))
+
+
+def test_observations_are_chosen_and_named(gripper_id: str) -> None:
+    keys = {"observation.image": "pixels/wrist", "observation.state": "environment_state"}
+    with make_envs(gripper_id, keys=keys, max_steps=1, fps=5) as envs:
+        assert envs.shapes == {"observation.image": (8, 8, 3), "observation.state": (4,), "action": (2,)}
+        observation, _ = envs.reset({0: 1})
+        assert envs.fps == 5
+        assert {key: array.shape for key, array in observation.items()} == {
+            "observation.image": (1, 8, 8, 3),
+            "observation.state": (1, 4),
+        }
+
+
+def test_states_of_pusht_instead_of_pictures() -> None:
+    options = {"obs_type": "environment_state_agent_pos"}
+    with make_envs("pusht", options=options, max_steps=2) as envs:
+        assert envs.shapes == {"observation.environment_state": (16,), "observation.state": (2,), "action": (2,)}
+        (episode,) = rollout(envs, RandomActor(envs.actions, 1), [3])
+    assert episode.data["observation.environment_state"].dtype == np.float32
+    assert episode.initial.keys() == {"coverage"}
+
+
+def test_an_environment_that_tells_no_success() -> None:
+    with make_envs("CartPole-v1", max_steps=3) as envs:
+        (episode,) = rollout(envs, RandomActor(envs.actions, 1), [3])
+    assert not episode.tells_success
+    assert episode.data["action"].shape == (4,)
+    assert envs.fps == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Pendulum-v77", {}, r"no environment 'Pendulum-v77' .*; pusht, xarm, aloha, an id such as Pendulum-v1"),
+        ("nowhere:Thing-v0", {}, r"no environment 'nowhere:Thing-v0' \(No module named 'nowhere'"),
+        ("Pendulum-v1", {"colour": "red"}, r"Pendulum-v1 cannot be made so .*colour"),
+        ("tests/Gripper-v0", {}, r"episodes of tests/Gripper-v0 may never end: .* --max-steps 200"),
+    ],
+)
+def test_what_cannot_be_made(gripper_id: str, name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_envs(name, options=options)
+
+
+def test_observations_that_are_no_numbers_are_named() -> None:
+    with pytest.raises(ConfigError, match="the observation: no array of numbers, which is what a dataset stores"):
+        make_envs("Blackjack-v1", max_steps=5)  # a tuple
 
 
 def test_a_missing_simulator_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

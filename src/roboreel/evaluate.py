@@ -23,8 +23,7 @@ from tqdm import tqdm
 
 from roboreel import checkpoint
 from roboreel.columns.encode import encode_video
-from roboreel.envs import Actor, Episode, RandomActor, VectorEnvs, make_pusht, rollout
-from roboreel.envs.rollout import Observation
+from roboreel.envs import Actor, Episode, Observation, RandomActor, VectorEnvs, make_pusht, rollout
 from roboreel.errors import ConfigError
 from roboreel.policies import BCPolicy
 from roboreel.schema import VideoOptions
@@ -263,7 +262,7 @@ class PolicyActor:
 def make_actor(policy: BCPolicy | None, envs: VectorEnvs) -> Actor:
     """Return what acts: the policy, if it fits the environments, or chance."""
     if policy is None:
-        return RandomActor(envs.action_low, envs.action_high, envs.n_envs)
+        return RandomActor(envs.actions, envs.n_envs)
     check_fits(policy, envs)
     return PolicyActor(policy)
 

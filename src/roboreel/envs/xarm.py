@@ -1,0 +1,40 @@
+"""gym-xarm 0.1.1 on gymnasium 1.0 and newer, whose renderer is told camera and size when it is made."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from roboreel._optional import require
+
+CAMERA = "camera0"
+
+
+def bridge() -> None:
+    """Have the environments of gym-xarm draw through the gymnasium that is installed; where they do already, nothing.
+
+    gym-xarm hands `camera_name` to `MujocoRenderer.render` and has the size read from the model; from gymnasium 1.0 on
+    `MujocoRenderer` takes both itself, and every observation with pictures is a TypeError.
+
+    Raises:
+        MissingDependencyError: gym-xarm is not installed.
+    """
+    base: Any = require("gym_xarm.tasks.base", extra="sim-xarm", purpose="rolling out in xarm")
+    renderer = base.MujocoRenderer
+    if "camera_name" in inspect.signature(renderer.render).parameters:
+        return
+
+    def initialize_renderer(self: Any, renderer_type: str) -> Any:
+        sizes = {
+            "observation": (self.observation_width, self.observation_height),
+            "visualization": (self.visualization_width, self.visualization_height),
+        }
+        width, height = sizes[renderer_type]
+        return renderer(self.model, self.data, width=width, height=height, camera_name=CAMERA)
+
+    def render(self: Any, renderer: Any) -> Any:
+        self._render_callback()
+        picture = renderer.render(self.render_mode)
+        return None if picture is None else picture.copy()
+
+    base.Base._initialize_renderer, base.Base._render = initialize_renderer, render
