@@ -27,6 +27,7 @@ COMMANDS = {
     "verify": ("roboreel.cli.verifying", "compare every byte of a dataset with its checksums"),
     "repair": ("roboreel.cli.repairing", "make a damaged dataset whole, dropping what cannot be saved"),
     "train": ("roboreel.cli.training", "train a policy on a dataset"),
+    "lerobot-train": ("roboreel.cli.lerobot_training", "run LeRobot's own lerobot-train on a dataset"),
     "eval": ("roboreel.cli.evaluating", "roll a trained policy out in its environment"),
 }
 """Name → module with a function `run(arguments)`, and what it does."""
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:<13} {what}" for name, (_, what) in COMMANDS.items()]
     return "usage: roboreel COMMAND [options]\n\n" + "\n".join(lines) + "\n\nroboreel COMMAND --help shows its options."
 
 
