@@ -353,3 +353,14 @@ def test_frames_are_drawn_once_an_epoch_but_for_the_last_of_each_episode(config:
     order = DrawnOrder(indices, replace(config, batch_size=7, steps=2), start=0)
     assert sorted(index for batch in order for index in batch) == sorted(indices) == [0, 1, 2, 3, 4, 9, *range(14, 22)]
     assert list(order)[1] == order.batch(1)
+
+
+@pytest.mark.parametrize("options", [{"tensorboard": True}, {"wandb": "pushing"}])
+def test_a_tracker_that_is_not_installed_is_refused_before_the_first_step(
+    config: TrainConfig, options: dict[str, Any]
+) -> None:
+    if importlib.util.find_spec(next(iter(options))) is not None:
+        pytest.skip("it is installed")
+    with pytest.raises(MissingDependencyError, match=r"pip install 'roboreel\[track\]'"):
+        train(replace(config, **options))
+    assert not config.output_dir.exists()

@@ -292,3 +292,61 @@ def test_mixed_precision_and_workers_from_the_command_line(
     assert "2 steps, final loss" in capsys.readouterr().out
     told = json.loads((tmp_path / "run" / "checkpoints" / "last" / "pretrained_model" / "config.json").read_text())
     assert (told["type"], told["use_amp"], told["mlp_dim"]) == ("tdmpc", True, 16)
+
+
+@pytest.fixture(scope="module")
+def lerobot_folder(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lerobot") / "pushing"
+    with LeRobotDatasetV2(dataset, readonly=True) as data:
+        data.to_lerobot(folder)
+    return folder
+
+
+def test_whoever_reads_the_frames_the_losses_are_the_same(
+    lerobot_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    told: list[list[dict[str, float]]] = []
+    for options in ({"loader": "lerobot"}, {}, {"decode_images": True, "num_workers": 1}):
+        run = config_of("diffusion", lerobot_folder, tmp_path / str(len(told)), steps=2, **options)
+        result = train(run)
+        assert result.data_s > 0
+        told.append(lines(run.output_dir))
+    assert told[0] == told[1] == told[2]
+    places = sorted(
+        path.name[len("pushing-0123456789abcdef") :] for path in (tmp_path / "home/roboreel/folders").iterdir()
+    )
+    assert places == ["", "-decoded"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loader": "lerobot"}, "--loader lerobot reads a folder in LeRobot's format, .*: roboreel export"),
+        ({"decode_images": True}, "--decode-images is for a folder in LeRobot's format, .*: roboreel convert"),
+        ({"device": "cuda:77"}, "--device cuda:77 cannot be used here .*--device cpu would do"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    dataset: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(config_of("act", dataset, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_metrics_go_to_weights_and_biases(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[int, dict[str, float]]] = []
+
+    class Run:
+        def log(self, values: dict[str, float], step: int) -> None:
+            logged.append((step, values))
+
+        def finish(self) -> None:
+            logged.append((-1, {}))
+
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())  # the real one starts a service of its own
+    train(config_of("tdmpc", dataset, tmp_path / "run", wandb="pushing", steps=2))
+    assert [step for step, _ in logged] == [1, 2, -1]
+    assert [values["loss"] for _, values in logged[:2]] == [line["loss"] for line in lines(tmp_path / "run")]

@@ -17,6 +17,7 @@ PROGRAM = "roboreel train"
 def run(arguments: Sequence[str]) -> None:
     require("torch", extra="torch", purpose="training")
     from roboreel.train import LeRobotTrainConfig, TrainConfig, train
+    from roboreel.train.metrics import describe
     from roboreel.train.options import LeRobotPolicy
 
     policy, arguments = take_policy(arguments)
@@ -29,9 +30,7 @@ def run(arguments: Sequence[str]) -> None:
     else:
         raise ConfigError(f"--policy {policy}: give bc, {', '.join(get_args(LeRobotPolicy))}")
     result = train(config)
-    waited = result.data_s / (result.data_s + result.update_s)
-    print(f"{result.steps} steps, final loss {result.final_loss:.4f}")
-    print(f"waited for data {result.data_s:.1f} s ({waited:.1%}), computed {result.update_s:.1f} s")
+    print(describe(result))
     print(f"{result.checkpoint}\n{config.output_dir / 'curves.png'}")
 
 

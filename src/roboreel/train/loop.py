@@ -27,6 +27,7 @@ from roboreel.train.metrics import Line, TrainResult, bar_interval_s, result_of,
 from roboreel.train.options import RunConfig
 from roboreel.train.order import DrawnOrder
 from roboreel.train.seeds import step_seed
+from roboreel.train.trackers import Trackers, check_trackers
 from roboreel.view import plot_curves
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -39,6 +40,7 @@ def run_training(
     # Refused before anything is written: another run's folder, a device or a dataset that is not there.
     device = pick_device(config.device)
     find_start(config)
+    check_trackers(config)
     learner, frames = begin(config, device)
     with checkpoint.run_lock(config.output_dir):
         run(config, learner, frames, device)
@@ -66,27 +68,29 @@ def run(config: RunConfig, learner: Learner, frames: TrainingFrames, device: tor
     checkpoint.begin_run(out, config, start)
 
     # Loop.
-    line = Line()
-    clock = time.perf_counter()
-    progress = tqdm(loader, "train", initial=start, total=config.steps, unit="step", mininterval=bar_interval_s())
-    for step, batch in enumerate(progress, start + 1):
-        batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
-        data_s, clock = since(clock)
+    line = Line(config.batch_size)
+    with Trackers(config, start) as trackers:
+        clock = time.perf_counter()
+        progress = tqdm(loader, "train", initial=start, total=config.steps, unit="step", mininterval=bar_interval_s())
+        for step, batch in enumerate(progress, start + 1):
+            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
+            data_s, clock = since(clock)
 
-        torch.manual_seed(step_seed(config.seed, step))
-        found = learner.learn(batch, step)
-        check_finite(out, step, order, found)
-        lr = learner.apply()
-        update_s, clock = since(clock)
+            torch.manual_seed(step_seed(config.seed, step))
+            found = learner.learn(batch, step)
+            check_finite(out, step, order, found)
+            lr = learner.apply()
+            update_s, clock = since(clock)
 
-        line.add(loss=found.loss, grad_norm=found.norm, data_s=data_s, update_s=update_s)
-        if step % config.log_every == 0 or step == config.steps:
-            progress.set_postfix(line.write(out, step, lr), refresh=False)
-        if step % config.save_every == 0 or step == config.steps:
-            with checkpoint.new_checkpoint(out, step) as folder:
-                learner.write(folder, step, told)
-            plot_curves(out / checkpoint.METRICS, out / "curves.png")
-            clock = time.perf_counter()  # saving is neither waiting nor computing
+            line.add(loss=found.loss, grad_norm=found.norm, data_s=data_s, update_s=update_s)
+            if step % config.log_every == 0 or step == config.steps:
+                progress.set_postfix(line.shown(lr), refresh=False)
+                trackers.write(step, line.write(out, step, lr))
+            if step % config.save_every == 0 or step == config.steps:
+                with checkpoint.new_checkpoint(out, step) as folder:
+                    learner.write(folder, step, told)
+                plot_curves(out / checkpoint.METRICS, out / "curves.png")
+                clock = time.perf_counter()  # saving is neither waiting nor computing
 
 
 def find_start(config: RunConfig) -> Path | None:

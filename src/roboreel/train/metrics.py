@@ -32,22 +32,60 @@ class TrainResult:
 class Line:
     """The metrics of a few steps, until they are written as one line."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
         self._steps: list[dict[str, float]] = []
 
     def add(self, **values: float) -> None:
         self._steps.append(values)
 
-    def write(self, out: Path, step: int, lr: float) -> dict[str, str]:
-        """Append the line to `metrics.jsonl`, begin a new one; returns what the progress bar shows."""
+    def shown(self, lr: float) -> dict[str, str]:
+        """Return what the progress bar shows.
+
+        >>> line = Line(batch_size=64)
+        >>> line.add(loss=0.25, grad_norm=2, data_s=0.5, update_s=1.5)
+        >>> line.shown(lr=3e-4)
+        {'loss': '0.2500', 'lr': '3.0e-04', 'data_s': '0.500', 'update_s': '1.500', 'samples/s': '32', 'data': '25.0%'}
+        """
+        means = {name: sum(values[name] for values in self._steps) / len(self._steps) for name in self._steps[0]}
+        seconds = max(means["data_s"] + means["update_s"], 1e-9)
+        return {
+            "loss": f"{means['loss']:.4f}",
+            "lr": f"{lr:.1e}",
+            "data_s": f"{means['data_s']:.3f}",
+            "update_s": f"{means['update_s']:.3f}",
+            "samples/s": f"{self._batch_size / seconds:.0f}",
+            "data": f"{means['data_s'] / seconds:.1%}",
+        }
+
+    def write(self, out: Path, step: int, lr: float) -> dict[str, float]:
+        """Append the line to `metrics.jsonl`, begin a new one; returns what is in it."""
         sums = {name: sum(values[name] for values in self._steps) for name in self._steps[0]}
         means = {name: sums[name] / len(self._steps) for name in ("loss", "grad_norm")}
         self._steps.clear()
         values = {"step": step, **means, "lr": lr, "update_s": sums["update_s"], "data_s": sums["data_s"]}
         with (out / checkpoint.METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-        share = sums["data_s"] / max(sums["data_s"] + sums["update_s"], 1e-9)
-        return {"loss": f"{means['loss']:.4f}", "lr": f"{lr:.1e}", "data": f"{share:.1%}"}
+        return values
+
+
+def describe(result: TrainResult) -> str:
+    """Return where the time of a run went, as a table.
+
+    >>> print(describe(TrainResult(Path("run"), 10, 640, 0.25, data_s=0.5, update_s=1.5)))
+    10 steps, final loss 0.2500, 320 samples/s
+                        seconds   a step   share
+    waiting for data        0.5   0.0500   25.0%
+    computing               1.5   0.1500   75.0%
+    """
+    total = max(result.data_s + result.update_s, 1e-9)
+    parts = {"waiting for data": result.data_s, "computing": result.update_s}
+    head = f"{result.steps} steps, final loss {result.final_loss:.4f}, {result.frames_seen / total:.0f} samples/s"
+    rows = [
+        f"{name:16} {seconds:10.1f} {seconds / result.steps:8.4f} {seconds / total:7.1%}"
+        for name, seconds in parts.items()
+    ]
+    return "\n".join([head, f"{'':16} {'seconds':>10} {'a step':>8} {'share':>7}", *rows])
 
 
 def result_of(config: RunConfig) -> TrainResult:

@@ -41,8 +41,15 @@ class RunConfig:
     """Steps between checkpoints; there is one at the end in any case."""
     resume: bool = False
     """Continue the run in `output_dir` from its last checkpoint."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into `output_dir`/tensorboard."""
+    wandb: str | None = None
+    """Send the metrics to this project of Weights & Biases too; with WANDB_MODE=offline they stay in `output_dir`."""
 
-    FREE_TO_CHANGE = ("dataset", "output_dir", "steps", "num_workers", "device", "log_every", "save_every", "resume")
+    FREE_TO_CHANGE = (
+        *("dataset", "output_dir", "steps", "num_workers", "device", "log_every", "save_every", "resume"),
+        *("tensorboard", "wandb"),
+    )
     """Options that may differ when a run is resumed; another `steps` bends the rest of the learning rate's curve."""
 
     def __post_init__(self) -> None:
@@ -103,7 +110,7 @@ class LeRobotTrainConfig(RunConfig):
     loader: Literal["roboreel", "lerobot"] = "roboreel"
     """Who reads the frames; "lerobot" is `LeRobotDataset`, for comparison, and --dataset then a folder of LeRobot's."""
     decode_images: bool = False
-    """Of a LeRobot folder, keep raw pixels instead of its videos or image files: fastest to read, largest on disk."""
+    """Of a LeRobot folder, which --dataset may be here, keep raw pixels: fastest to read, largest on disk."""
     policy: Annotated[LeRobotPolicy, tyro.conf.Suppress] = "act"
     policy_options: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """As "chunk_size=20", in the words of the policy's own config."""
