@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from roboreel import ConfigError
+from roboreel import ConfigError, LeRobotDatasetV2
 from roboreel.evaluate import (
     EvalConfig,
     Spread,
@@ -169,6 +169,10 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
         ({"seed": 2**70}, f"--seed {2**70}: give one so that the last episode's is less than"),
         ({"checkpoint": None}, "give either --checkpoint FOLDER or --policy random"),
         ({"policy": "random"}, "give either --checkpoint FOLDER or --policy random"),
+        ({"max_steps": 0}, "--max-steps 0: give 1 or more"),
+        ({"env_fps": 0}, "--env-fps 0: give steps a second, more than 0"),
+        ({"env_options": ("state",)}, "--env-options state: give NAME=VALUE"),
+        ({"env_keys": ("=agent_pos",)}, "--env-keys =agent_pos: give NAME=VALUE"),
     ],
 )
 def test_options_that_cannot_be_are_refused(config: EvalConfig, options: dict[str, Any], message: str) -> None:
@@ -189,4 +193,61 @@ def test_a_policy_for_something_else_is_refused(config: EvalConfig, options: dic
     file = write_policy(config.output_dir.with_name("other.pt"), shapes, fps=options.get("fps", 10))
     with pytest.raises(ConfigError, match=message):
         evaluate(replace(config, checkpoint=file))
+    assert not config.output_dir.exists()
+
+
+def test_from_states_with_films_and_kept_as_a_dataset(config: EvalConfig) -> None:
+    kept = config.output_dir.with_name("kept")
+    config = replace(
+        chance(config),
+        env_options=("obs_type=environment_state_agent_pos",),
+        env_keys=("observation.state=environment_state",),
+        save_dataset=kept,
+        max_steps=2,
+    )
+    result = evaluate(config)
+    assert [path.name for path in result.videos] == ["seed_100000_film_no_success.mp4"]
+    with av.open(str(result.videos[0])) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 3
+    told = json.loads((config.output_dir / "eval.json").read_text())["dataset"]
+    assert told["folder"] == str(kept.resolve())
+    with LeRobotDatasetV2(kept, readonly=True) as dataset:
+        assert (dataset.num_episodes, len(dataset), dataset.fps) == (3, 9, 10)
+        by_seed = {seed: dataset.get_episode(number) for number, seed in enumerate(told["seeds"])}
+    for episode in result.episodes:
+        stored = by_seed[episode.seed]
+        assert stored["observation.state"].shape == (3, 16)
+        assert stored["next.reward"][:-1].sum() == pytest.approx(episode.sum_reward)
+        assert stored["next.truncated"].tolist() == [False, True, True]
+    with pytest.raises(ConfigError, match=r"--save-dataset .*kept is there already: remove it, or give another"):
+        evaluate(config)
+    assert (config.output_dir / "eval.json").is_file(), "refused, and yet the earlier evaluation is gone"
+
+
+def test_pictures_are_kept_as_asked(config: EvalConfig) -> None:
+    kept = config.output_dir.with_name("kept")
+    config = replace(config, n_episodes=2, max_steps=1, n_videos=0, save_dataset=kept, save_image_mode="png")
+    evaluate(config)
+    with LeRobotDatasetV2(kept, readonly=True, image_dtype="uint8") as dataset:
+        assert len(list(kept.glob("images/**/*.png"))) == len(dataset) == 4
+        assert dataset[3]["observation.image"].shape == (3, 96, 96)
+
+
+def test_a_simulator_that_tells_no_success(config: EvalConfig) -> None:
+    result = evaluate(replace(chance(config), env="CartPole-v1", n_videos=0))
+    assert [episode.success for episode in result.episodes] == [None] * 3
+    assert set(result.summary) == {"sum_reward", "max_reward"}
+    assert result.summary["sum_reward"].mean == 5
+
+
+def test_an_unknown_simulator_is_refused(config: EvalConfig) -> None:
+    with pytest.raises(ConfigError, match="gymnasium makes no environment 'pushed'"):
+        evaluate(replace(config, env="pushed"))
+    assert not config.output_dir.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(config: EvalConfig) -> None:
+    with pytest.raises(ConfigError, match="cuda"):
+        evaluate(replace(config, device="cuda"))
     assert not config.output_dir.exists()
