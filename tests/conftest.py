@@ -12,6 +12,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+from tests import hub_server
+
 # Before anything imports them: no window, no display, no network.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -42,6 +44,28 @@ def sample_dir() -> Path:
     folder = REPOSITORY / "examples" / "data" / "pusht"
     assert folder.is_dir(), f"the sample dataset is part of the repository and missing: {folder}"
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hub_server.Hub]:
+    """A hub that the client asks in the place of huggingface.co, with nothing on it."""
+    pytest.importorskip("huggingface_hub")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    with hub_server.Running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        # what the client has read from the environment when it was imported
+        for name, value in (
+            ("HF_HUB_OFFLINE", False),
+            ("HF_HUB_DISABLE_XET", True),
+            ("HF_HUB_CACHE", str(tmp_path / "hf" / "hub")),
+            ("HF_TOKEN_PATH", str(tmp_path / "hf" / "token")),
+        ):
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr("roboreel.hub.client.FIRST_WAIT_S", 0.01)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # the client's own back-off
+        yield hub
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,9 @@
-"""The Hub: the real client against a hub on loopback, for downloads and uploads, whole, interrupted and refused."""
+"""Datasets taken in from the Hub: the real client against a hub on loopback, whole, interrupted and refused."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,10 @@ import pytest
 from roboreel import LeRobotDatasetV2
 from roboreel.cli.main import main
 from roboreel.errors import HubError, InvalidArgumentError, RoboreelWarning, SourceError
-from roboreel.store import is_unfinished
-from tests import hub_server, lerobot_folders
+from roboreel.store import Writer, is_unfinished
+from tests import lerobot_folders
 from tests.hub_server import Hub
 from tests.lerobot_folders import CAMERA, TASKS
-from tests.recordings import made
 from tests.test_lerobot_export import assert_same
 from tests.video_files import read_numbers
 
@@ -28,26 +25,6 @@ constants = pytest.importorskip("huggingface_hub.constants")
 
 REPO = "lerobot/small"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub that the client asks in the place of huggingface.co, with nothing on it."""
-    with hub_server.Running() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        # what the client has read from the environment when it was imported
-        for name, value in (
-            ("HF_HUB_OFFLINE", False),
-            ("HF_HUB_DISABLE_XET", True),
-            ("HF_HUB_CACHE", str(tmp_path / "hf" / "hub")),
-            ("HF_TOKEN_PATH", str(tmp_path / "hf" / "token")),
-        ):
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr("roboreel.hub.client.FIRST_WAIT_S", 0.01)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # the client's own back-off
-        yield hub
 
 
 @pytest.fixture
@@ -269,7 +246,60 @@ def test_a_broken_repository_is_one_clear_error(hub: Hub, tmp_path: Path, folder
     change(repo.commits[-1][1])
     with pytest.raises(SourceError, match=said):
         pulled(tmp_path / "dataset")
-    assert not (tmp_path / "dataset").exists()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "hf") == ["source"]
+
+
+def test_a_place_that_holds_other_things_is_refused_before_anything_is_downloaded(
+    hub: Hub, tmp_path: Path, folder: Path
+) -> None:
+    hub.add(REPO, folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InvalidArgumentError, match=r"holds other things \(notes\.txt\)"):
+        pulled(tmp_path / "mine")
+    assert not _files(hub)
+    (tmp_path / ".theirs.download").mkdir()
+    (tmp_path / ".theirs.download" / "notes.txt").write_text("mine")
+    with pytest.raises(InvalidArgumentError, match="where downloads would go, holds other things; move it away"):
+        pulled(tmp_path / "theirs")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / ".theirs.download" / "notes.txt").read_text() == "mine"
+
+
+def test_no_network_is_told_after_a_second_try(
+    tmp_path: Path, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, folder)
+    pulled(tmp_path / "dataset").close()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    waits: list[float] = []
+    monkeypatch.setattr("roboreel.hub.client.time.sleep", waits.append)
+    with pytest.raises(HubError, match="no answer from the Hub"):
+        pulled(tmp_path / "another")
+    assert len([wait for wait in waits if wait]) == 1
+    with pytest.warns(RoboreelWarning, match="used as it is"):
+        assert len(pulled(tmp_path / "dataset")) == 15
+
+
+def test_rows_with_images_go_once_they_are_taken_in(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(REPO, lerobot_folders.WRITERS["v2-images"](tmp_path / "source"))
+    add, here = Writer.add, []
+
+    def counted(self: Writer, episode: Any) -> None:
+        here.append(len(list((tmp_path / ".dataset.download" / "data").rglob("*.parquet"))))
+        if len(here) == 2:
+            raise KeyboardInterrupt
+        add(self, episode)
+
+    with monkeypatch.context() as context:
+        context.setattr(Writer, "add", counted)
+        with pytest.raises(KeyboardInterrupt):
+            pulled(tmp_path / "dataset")
+    assert here == [2, 1]  # the first episode came in as the dataset was made
+    dataset = pulled(tmp_path / "dataset")
+    wanted = LeRobotDatasetV2.from_lerobot(tmp_path / "source", tmp_path / "wanted", progress=False)
+    assert_same(wanted, dataset)
+    assert not list(tmp_path.glob(".dataset*"))
 
 
 def test_a_file_of_another_size_or_hash_is_never_taken_in(hub: Hub, tmp_path: Path, folder: Path) -> None:
@@ -301,56 +331,6 @@ def test_a_pulled_dataset_is_the_first_content_of_a_ring(hub: Hub, tmp_path: Pat
     ring.add_episodes({key: value for key, value in episode.items() if key not in ("index", "episode_index")})
     assert len(ring) == 15
     assert ring.get_unique_episode_indices().tolist() == [1, 2, 3]
-
-
-# Up
-
-
-def test_what_is_pushed_comes_back_and_a_second_push_sends_only_what_changed(hub: Hub, tmp_path: Path) -> None:
-    dataset = made(tmp_path / "dataset", [4, 3], camera=True, image_mode="video", task="push")
-    first = dataset.push_to_hub("me/arm", private=True, license="mit", token="hf_right")
-    assert hub.repos["me/arm"].private
-    assert hub.repos["me/arm"].tags["v3.0"] == first.commit
-    card = hub.repos["me/arm"].commits[-1][1]["README.md"].decode()
-    assert "license: mit" in card
-    assert "2 episodes of 1 tasks: 7 frames at 10 Hz" in card
-    assert "`observation.image` | video | 16 × 24 × 3" in card
-    back = LeRobotDatasetV2.from_huggingface_hub(
-        "me/arm", storage_dir=tmp_path / "back", token="hf_right", progress=False
-    )
-    assert_same(dataset, back)
-    hub.forget_counts()
-    again = dataset.push_to_hub("me/arm", license="mit", token="hf_right")
-    assert (again.commit, again.files_changed, hub.received) == (first.commit, 0, 0)
-    with dataset.edit("action") as actions:
-        actions[2] = 9
-    changed = dataset.push_to_hub("me/arm", license="mit", token="hf_right")
-    assert changed.commit != first.commit
-    [video] = [data for name, data in hub.repos["me/arm"].commits[-1][1].items() if name.endswith(".mp4")]
-    sent = [request.rsplit("/", 1)[1] for request in hub.requests if request.startswith("PUT")]
-    assert len(sent) == 2  # rows and episodes
-    assert hashlib.sha256(video).hexdigest() not in sent
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "hf") == ["back", "dataset"]
-
-
-def test_an_upload_that_was_cut_off_goes_on(hub: Hub, tmp_path: Path) -> None:
-    dataset = made(tmp_path / "dataset", [4, 3], camera=True, image_mode="video")
-    hub.fail("POST .*commit", times=100, status=400)
-    with pytest.raises(HubError):
-        dataset.push_to_hub("me/arm", token="hf_right")
-    sent = hub.received
-    assert sent > 0
-    hub.faults.clear()
-    dataset.push_to_hub("me/arm", token="hf_right")
-    assert not [data for name, data in hub.repos["me/arm"].commits[-1][1].items() if not data]
-    uploads = [request for request in hub.requests if request.startswith("PUT")]
-    assert len(uploads) == len(set(uploads))
-
-
-def test_pushing_wants_a_token(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(HubError, match="give a token"):
-        made(tmp_path / "dataset", [4]).push_to_hub("me/arm")
-    assert not hub.repos
 
 
 def test_the_commands_pull_and_push(

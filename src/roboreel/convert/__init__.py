@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from roboreel.convert.export_forecast import check_export_fits
 from roboreel.convert.import_forecast import ImportForecast, forecast_source
-from roboreel.convert.ingest import IngestOptions, IngestReport, Told, fingerprint, ingest, is_there, planned
+from roboreel.convert.ingest import (
+    IngestOptions,
+    IngestReport,
+    Told,
+    check_free,
+    fingerprint,
+    ingest,
+    is_there,
+    planned,
+)
 from roboreel.convert.lerobot import open_lerobot
 from roboreel.convert.lerobot_export import ExportOptions, ExportReport, exported_keys, write_lerobot
 from roboreel.convert.lerobot_export import Version as ExportVersion
@@ -34,6 +43,7 @@ __all__ = [
     "Source",
     "SourceEpisode",
     "Told",
+    "check_free",
     "export_lerobot",
     "forecast_lerobot",
     "import_lerobot",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.convert.source import DecodedImages, Source
+from roboreel.convert.source import DecodedImages, Source, StreamedSource
 from roboreel.errors import DiskSpaceError
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
 from roboreel.store import (
@@ -84,12 +84,13 @@ def forecast_source(source: Source, manifest: Manifest, storage_dir: Path) -> Im
     needed = slots + exact + round(estimated * ENCODED_MARGIN)
     if manifest.byte_capacity is not None:
         needed = manifest.byte_capacity.total
+    going = source.released_bytes if isinstance(source, StreamedSource) else 0
     return ImportForecast(
         str(storage_dir),
         source.num_frames,
         found,
         bytes_after=slots + exact + estimated,
-        bytes_needed=max(0, needed - written_bytes(storage_dir)),
+        bytes_needed=max(0, needed - going - written_bytes(storage_dir)),
         bytes_free=free_bytes(storage_dir),
     )
 

@@ -89,7 +89,7 @@ def ingest(
         SourceError: an episode cannot be read. InvalidArgumentError: `storage_dir` holds other things.
         DiskSpaceError: there is no room for it.
     """
-    _check_free(storage_dir)
+    check_free(storage_dir)
     began, was_there = time.perf_counter(), storage_dir.exists()
     manifest = planned(source, options, provenance)
     forecast = forecast_source(source, manifest, storage_dir)
@@ -159,7 +159,8 @@ def _named(episode: SourceEpisode, source: Source) -> Iterator[None]:
         raise
 
 
-def _check_free(storage_dir: Path) -> None:
+def check_free(storage_dir: Path) -> None:
+    """Refuse a place that holds anything but what an earlier try has left."""
     if is_unfinished(storage_dir):
         return
     if is_dataset(storage_dir):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +139,40 @@ class LeRobotSource:
         return self._info.remote is not None
 
     def release(self, number: int) -> None:
-        """Let go of the video files that no episode after this one, counted from 0, needs."""
-        if self._info.remote is None:
-            return
-        for camera in self._cameras:
-            if isinstance(camera, VideoCamera):
-                path = self._entries[number].videos[camera.spec.name].path
-                after = self._entries[number + 1 :]
-                if all(entry.videos[camera.spec.name].path != path for entry in after):
-                    self._info.remote.release(path)
+        """Let go of the video files, and of rows that hold images, that no episode after this one needs.
+
+        Other rows stay until the end: they are small, and an import that goes on looks at all of them.
+        """
+        if self._info.remote is not None:
+            for path in self._last_needed.get(number, ()):
+                self._info.remote.release(path)
+
+    @cached_property
+    def _last_needed(self) -> Mapping[int, Sequence[Path]]:
+        """The files that can be let go, by the number of the last episode that needs each."""
+        videos = [camera.spec.name for camera in self._cameras if isinstance(camera, VideoCamera)]
+        last: dict[Path, int] = {}
+        for number, entry in enumerate(self._entries):
+            last |= {entry.videos[name].path: number for name in videos}
+            if self._has_image_rows:
+                last[entry.file.path] = number
+        found: dict[int, list[Path]] = defaultdict(list)
+        for path, number in last.items():
+            found[number].append(path)
+        return found
+
+    @property
+    def released_bytes(self) -> int:
+        """Of what is here already, that goes while episodes are taken in, but for the largest file."""
+        if self._info.remote is None or not self._has_image_rows:
+            return 0
+        paths = {entry.file.path for entry in self._entries}
+        sizes = [path.stat().st_size for path in paths if path.is_file() and not path.is_symlink()]
+        return sum(sizes) - max(sizes, default=0)
+
+    @property
+    def _has_image_rows(self) -> bool:
+        return any(isinstance(camera, ImageCamera) for camera in self._cameras)
 
     def episodes(self) -> Iterator[SourceEpisode]:
         """Every episode in order; `columns` also has `frame_index` and `timestamp` (float64 seconds, as recorded)."""

@@ -95,4 +95,8 @@ class StreamedSource(Protocol):
         """The episodes from number `first` on, counted from 0: of those before, nothing is fetched."""
 
     def release(self, number: int) -> None:
-        """Let go of the files that no episode after this one needs."""
+        """Let go of the files that no episode after this one, counted from 0, needs."""
+
+    @property
+    def released_bytes(self) -> int:
+        """Bytes of files that are here before the first episode and will go one after the other, as they are let go."""

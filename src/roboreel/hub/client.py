@@ -18,6 +18,7 @@ TRIES = 6
 FIRST_WAIT_S = 1.0
 """Before the second try; it doubles with each, and some chance is added, so that many clients do not come at once."""
 _LONGEST_WAIT_S = 60.0
+_FIRST_TRIES = 2
 
 
 class HubFile(NamedTuple):
@@ -52,6 +53,7 @@ class HubClient:
         info = self.ask(
             lambda: self.api.repo_info(self.repo_id, repo_type="dataset", revision=revision),
             f"revision {revision!r}" if revision else "the default branch",
+            first=True,
         )
         return str(info.sha)
 
@@ -85,8 +87,10 @@ class HubClient:
 
         return self.ask(download, path)
 
-    def ask(self, call: Callable[[], Answer], what: str) -> Answer:
+    def ask(self, call: Callable[[], Answer], what: str, *, first: bool = False) -> Answer:
         """Return what the call gives; tried again while the Hub says "later", is broken, or cuts the connection.
+
+        Where nothing was answered yet (`first`), no connection at all is taken for no network after a second try.
 
         Raises:
             HubError: it has not what is asked for, or will not give it, or does not answer.
@@ -99,7 +103,8 @@ class HubClient:
                 told = self._told(self._cause(error), what)
                 if told is None:
                     raise
-                if tried == TRIES or not self._passes(self._cause(error)):
+                is_last = tried == TRIES or (first and tried == _FIRST_TRIES and _status(self._cause(error)) is None)
+                if is_last or not self._passes(self._cause(error)):
                     raise told from error
                 asked_s = _retry_after_s(self._cause(error))
                 time.sleep(min(_LONGEST_WAIT_S, max(wait_s * (1 + random.random()), asked_s)))

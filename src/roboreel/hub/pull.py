@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from roboreel._optional import require
-from roboreel.convert import IngestOptions, IngestReport, Told, ingest, is_there, listed_episodes, open_lerobot
+from roboreel.convert import (
+    IngestOptions,
+    IngestReport,
+    Told,
+    check_free,
+    ingest,
+    is_there,
+    listed_episodes,
+    open_lerobot,
+)
 from roboreel.convert.lerobot_info import MAX_JSON_BYTES
 from roboreel.errors import DiskSpaceError, HubError, InvalidArgumentError, RoboreelWarning, SourceError
 from roboreel.hub.client import HubClient, HubUnreachableError
@@ -52,7 +61,7 @@ def default_place(repo_id: str, options: PullOptions, *, decoded: bool) -> Path:
     if options.episodes is not None:
         digest = hashlib.sha256(repr(list(options.episodes)).encode()).hexdigest()[:8]
         parts.append(f"-{len(options.episodes)}-episodes-{digest}")
-    home = os.environ.get("HF_HOME") or constants.HF_HOME
+    home = os.environ.get("HF_HOME") or constants.HF_HOME or f"{constants.default_home}/huggingface"
     return Path(home).expanduser() / "roboreel" / "".join(parts)
 
 
@@ -94,21 +103,27 @@ def pull(
     known = {key: value for key, value in pinned.items() if value is not None}
     if is_there(storage_dir, known, ingest_options.cameras):
         return None
-    return _taken_in(client, commit, storage_dir, options, ingest_options, known, told)
+    check_free(storage_dir)  # before anything is downloaded
+    folder = _prepared(storage_dir, commit)
+    try:
+        files = HubFiles(client, commit, folder, kept=options.keep_source)
+        return _taken_in(files, storage_dir, options, ingest_options, known, told)
+    except (SourceError, InvalidArgumentError, DiskSpaceError):
+        if not is_unfinished(storage_dir):  # what was downloaded is of no use to another try
+            remove(folder)
+        raise
 
 
 def _taken_in(
-    client: HubClient,
-    commit: str,
+    files: HubFiles,
     storage_dir: Path,
     options: PullOptions,
     ingest_options: IngestOptions,
     provenance: Mapping[str, Any],
     told: Told | None,
 ) -> IngestReport:
-    folder = _prepared(storage_dir, commit)
-    files = HubFiles(client, commit, folder, kept=options.keep_source)
-    _fetch_metadata(files, client.repo_id)
+    folder = files.folder
+    _fetch_metadata(files, provenance["repo_id"])
     skipped = _skipped(folder, options.episodes, ingest_options.skip_episodes)
     _fetch_rows(files, folder, skipped, storage_dir)
     source = open_lerobot(folder, skipped, strict=ingest_options.strict, remote=files)

@@ -1,0 +1,63 @@
+"""Datasets put up on the Hub: the real client against a hub on loopback, of which only changes travel."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from roboreel import LeRobotDatasetV2
+from roboreel.errors import HubError
+from tests.hub_server import Hub
+from tests.recordings import made
+from tests.test_lerobot_export import assert_same
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
+
+
+def test_what_is_pushed_comes_back_and_a_second_push_sends_only_what_changed(hub: Hub, tmp_path: Path) -> None:
+    dataset = made(tmp_path / "dataset", [4, 3], camera=True, image_mode="video", task="push")
+    first = dataset.push_to_hub("me/arm", private=True, license="mit", token="hf_right")
+    assert hub.repos["me/arm"].private
+    assert hub.repos["me/arm"].tags["v3.0"] == first.commit
+    card = hub.repos["me/arm"].commits[-1][1]["README.md"].decode()
+    assert "license: mit" in card
+    assert "2 episodes of 1 tasks: 7 frames at 10 Hz" in card
+    assert "`observation.image` | video | 16 × 24 × 3" in card
+    back = LeRobotDatasetV2.from_huggingface_hub(
+        "me/arm", storage_dir=tmp_path / "back", token="hf_right", progress=False
+    )
+    assert_same(dataset, back)
+    hub.forget_counts()
+    again = dataset.push_to_hub("me/arm", license="mit", token="hf_right")
+    assert (again.commit, again.files_changed, hub.received) == (first.commit, 0, 0)
+    with dataset.edit("action") as actions:
+        actions[2] = 9
+    changed = dataset.push_to_hub("me/arm", license="mit", token="hf_right")
+    assert changed.commit != first.commit
+    [video] = [data for name, data in hub.repos["me/arm"].commits[-1][1].items() if name.endswith(".mp4")]
+    sent = [request.rsplit("/", 1)[1] for request in hub.requests if request.startswith("PUT")]
+    assert len(sent) == 2  # rows and episodes
+    assert hashlib.sha256(video).hexdigest() not in sent
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "hf") == ["back", "dataset"]
+
+
+def test_an_upload_that_was_cut_off_goes_on(hub: Hub, tmp_path: Path) -> None:
+    dataset = made(tmp_path / "dataset", [4, 3], camera=True, image_mode="video")
+    hub.fail("POST .*commit", times=100, status=400)
+    with pytest.raises(HubError):
+        dataset.push_to_hub("me/arm", token="hf_right")
+    sent = hub.received
+    assert sent > 0
+    hub.faults.clear()
+    dataset.push_to_hub("me/arm", token="hf_right")
+    assert not [data for name, data in hub.repos["me/arm"].commits[-1][1].items() if not data]
+    uploads = [request for request in hub.requests if request.startswith("PUT")]
+    assert len(uploads) == len(set(uploads))
+
+
+def test_pushing_wants_a_token(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="give a token"):
+        made(tmp_path / "dataset", [4]).push_to_hub("me/arm")
+    assert not hub.repos
