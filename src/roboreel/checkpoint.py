@@ -66,6 +66,11 @@ def latest(output_dir: Path) -> Path | None:
     return max(there, key=lambda path: int(path.name), default=None)
 
 
+def folder_of(output_dir: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies, e.g. `outputs/run/checkpoints/004000`."""
+    return output_dir / CHECKPOINTS / f"{step:06d}"
+
+
 def steps_done(output_dir: Path) -> int:
     """Return the step of the last checkpoint in `output_dir`; 0 where there is none."""
     last = latest(output_dir)
@@ -106,10 +111,10 @@ def new_checkpoint(output_dir: Path, step: int) -> Iterator[Path]:
 
     The metrics of the steps before it are on disk then too.
     """
-    folder = output_dir / CHECKPOINTS
     with (output_dir / METRICS).open("ab") as file:
         os.fsync(file.fileno())
-    final, temporary = folder / f"{step:06d}", folder / f".{step:06d}.tmp"
+    final = folder_of(output_dir, step)
+    temporary = final.with_name(f".{final.name}.tmp")
     for leftover in (final, temporary):  # of an earlier run that was killed here, or resumed from further back
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)

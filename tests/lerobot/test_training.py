@@ -223,6 +223,7 @@ def test_a_dataset_without_what_a_policy_wants_is_refused(
         (("chunk_size=many",), r"--policy\..*chunk_size"),
         (("n_action_steps=9",), "n_action_steps"),
         (("device=cuda",), r"--policy\.device: here it is --device"),
+        (("push_to_hub=true",), r"--policy\.push_to_hub: a run stays here"),
     ],
 )
 def test_options_that_a_policy_has_not_are_refused(
@@ -350,3 +351,18 @@ def test_metrics_go_to_weights_and_biases(dataset: Path, tmp_path: Path, monkeyp
     train(config_of("tdmpc", dataset, tmp_path / "run", wandb="pushing", steps=2))
     assert [step for step, _ in logged] == [1, 2, -1]
     assert [values["loss"] for _, values in logged[:2]] == [line["loss"] for line in lines(tmp_path / "run")]
+
+
+def test_an_environment_that_disagrees_is_refused_before_the_first_step(dataset: Path, tmp_path: Path) -> None:
+    place = ["--dataset", str(dataset), "--output-dir", str(tmp_path / "run"), "--device", "cpu", "--env", "pusht"]
+    with pytest.raises(ConfigError, match=r"observation\.image: \(3, 48, 48\) in the policy, \(3, 96, 96\) in the env"):
+        training.run([*place, "--policy", "tdmpc", *(f"--policy.{option}" for option in OPTIONS["tdmpc"])])
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_tells_what_a_policy_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        training.run(["--policy", "vqbet", "--help"])
+    told = capsys.readouterr().out
+    assert "--policy.vqvae_n_embed=16" in told
+    assert "--loader" in told

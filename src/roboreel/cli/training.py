@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -16,22 +16,49 @@ PROGRAM = "roboreel train"
 
 def run(arguments: Sequence[str]) -> None:
     require("torch", extra="torch", purpose="training")
+    from roboreel.evaluate.trials import Trials
     from roboreel.train import LeRobotTrainConfig, TrainConfig, train
     from roboreel.train.metrics import describe
     from roboreel.train.options import LeRobotPolicy
 
     policy, arguments = take_policy(arguments)
     if policy == "bc":
-        config: TrainConfig | LeRobotTrainConfig = tyro.cli(TrainConfig, prog=PROGRAM, args=arguments)
+        told = f"{TrainConfig.__doc__} --policy {'|'.join(get_args(LeRobotPolicy))} trains one of LeRobot's instead."
+        config, trial = parse(TrainConfig, PROGRAM, told, arguments)
     elif policy in get_args(LeRobotPolicy):
         options, rest = take_policy_options(arguments)
-        chosen = tyro.cli(LeRobotTrainConfig, prog=f"{PROGRAM} --policy {policy}", args=rest)
-        config = dataclasses.replace(chosen, policy=policy, policy_options=options)  # type: ignore[arg-type]
+        told = str(LeRobotTrainConfig.__doc__)
+        if {"-h", "--help"} & set(rest):
+            told += f"\n\nOptions of {policy}, and their defaults:\n\n{policy_defaults(policy)}"
+        config, trial = parse(LeRobotTrainConfig, f"{PROGRAM} --policy {policy}", told, rest)
+        config = dataclasses.replace(config, policy=policy, policy_options=options)
     else:
         raise ConfigError(f"--policy {policy}: give bc, {', '.join(get_args(LeRobotPolicy))}")
-    result = train(config)
+    trials = None if trial.env is None else Trials(trial, config.output_dir, config.device)
+    result = train(config, trials)
     print(describe(result))
     print(f"{result.checkpoint}\n{config.output_dir / 'curves.png'}")
+    if trials is not None:
+        print(config.output_dir / "eval" / result.checkpoint.name / "eval.json")
+
+
+def parse(kind: type[Any], program: str, told: str, arguments: Sequence[str]) -> tuple[Any, Any]:
+    """Parse options of a run, and those of its trials, from one command line."""
+    from roboreel.evaluate.trials import TrialOptions
+
+    unnamed = tyro.conf.arg(name="")
+    fields = [("run", Annotated[kind, unnamed]), ("trial", Annotated[TrialOptions, unnamed])]
+    command: Any = tyro.cli(
+        dataclasses.make_dataclass("Command", fields), prog=program, description=told, args=arguments
+    )
+    return command.run, command.trial
+
+
+def policy_defaults(policy: str) -> str:
+    """Return the options of one of LeRobot's policies."""
+    from roboreel.train.lerobot.policy import defaults_of
+
+    return "  ".join(f"--policy.{name}={value}" for name, value in defaults_of(policy).items())
 
 
 def take_policy(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -24,6 +24,7 @@ class BCLearner:
 
     def __init__(self, policy: BCPolicy, config: TrainConfig, device: torch.device) -> None:
         self.config, self._device = config, device
+        self.fps = policy.fps
         self.policy, self.average = policy.train(), copy.deepcopy(policy).eval()
         betas = (0.9, 0.99)  # the usual 0.999 looks back over a thousand steps: too long for runs of a few thousand
         self.optimizer = torch.optim.AdamW(

@@ -36,6 +36,10 @@ class TrainingFrames:
 class Learner(Protocol):
     """A policy in training. What is drawn comes from torch's global generator, which the loop seeds for each step."""
 
+    policy: Any
+    fps: float
+    """Frames a second (Hz) of the data."""
+
     def learn(self, batch: Mapping[str, Tensor], step: int) -> Gradient:
         """Compute the loss of a batch on the device, and the gradient, clipped; the first step is 1."""
 
@@ -55,3 +59,13 @@ class Learner(Protocol):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what `read` returned."""
+
+
+class Trials(Protocol):
+    """What tries a run's checkpoints out."""
+
+    def check(self, policy: Any, fps: float) -> None:
+        """Raise `ConfigError` where a policy, of data of `fps` frames a second, cannot be tried."""
+
+    def run(self, folder: Path) -> dict[str, float]:
+        """Try a checkpoint; return what came of it, by name."""

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from roboreel import checkpoint
 from roboreel.errors import ConfigError, LossNotFiniteError
-from roboreel.train.learner import Gradient, Learner, TrainingFrames
+from roboreel.train.learner import Gradient, Learner, TrainingFrames, Trials
 from roboreel.train.metrics import Line, TrainResult, bar_interval_s, result_of, since
 from roboreel.train.options import RunConfig
 from roboreel.train.order import DrawnOrder
@@ -34,7 +34,9 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def run_training(
-    config: Config, begin: Callable[[Config, torch.device], tuple[Learner, TrainingFrames]]
+    config: Config,
+    begin: Callable[[Config, torch.device], tuple[Learner, TrainingFrames]],
+    trials: Trials | None = None,
 ) -> TrainResult:
     """Train what `begin` makes, or go on training it; returns when `config.steps` are done."""
     # Refused before anything is written: another run's folder, a device or a dataset that is not there.
@@ -42,12 +44,16 @@ def run_training(
     find_start(config)
     check_trackers(config)
     learner, frames = begin(config, device)
+    if trials is not None:
+        trials.check(learner.policy, learner.fps)
     with checkpoint.run_lock(config.output_dir):
-        run(config, learner, frames, device)
+        run(config, learner, frames, device, trials)
     return result_of(config)
 
 
-def run(config: RunConfig, learner: Learner, frames: TrainingFrames, device: torch.device) -> None:
+def run(
+    config: RunConfig, learner: Learner, frames: TrainingFrames, device: torch.device, trials: Trials | None
+) -> None:
     """Train the policy from where the run stands to `config.steps`."""
     # Where: a new run, or the last checkpoint of one.
     out, last = config.output_dir, find_start(config)
@@ -90,7 +96,9 @@ def run(config: RunConfig, learner: Learner, frames: TrainingFrames, device: tor
                 with checkpoint.new_checkpoint(out, step) as folder:
                     learner.write(folder, step, told)
                 plot_curves(out / checkpoint.METRICS, out / "curves.png")
-                clock = time.perf_counter()  # saving is neither waiting nor computing
+                if trials is not None:
+                    trackers.write(step, trials.run(checkpoint.folder_of(out, step)))
+                clock = time.perf_counter()  # saving and trying are neither waiting nor computing
 
 
 def find_start(config: RunConfig) -> Path | None:

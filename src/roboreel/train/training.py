@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from roboreel.train.bc import BCLearner
+from roboreel.train.learner import Trials
 from roboreel.train.loop import run_training
 from roboreel.train.metrics import TrainResult
 from roboreel.train.options import LeRobotTrainConfig, TrainConfig
 
 
-def train(config: TrainConfig | LeRobotTrainConfig) -> TrainResult:
+def train(config: TrainConfig | LeRobotTrainConfig, trials: Trials | None = None) -> TrainResult:
     """Train a policy, or go on training it; returns when `config.steps` are done.
+
+    Each checkpoint goes through the `trials`, as those of `roboreel.evaluate.trials`.
 
     Raises:
         ConfigError: the options contradict each other, the dataset, this machine or what is in `output_dir`.
@@ -17,7 +20,7 @@ def train(config: TrainConfig | LeRobotTrainConfig) -> TrainResult:
         MissingDependencyError: one of LeRobot's policies, and there is no lerobot.
     """
     if isinstance(config, TrainConfig):
-        return run_training(config, BCLearner.begin)
+        return run_training(config, BCLearner.begin, trials)
     from roboreel.train.lerobot import LeRobotLearner
 
-    return run_training(config, LeRobotLearner.begin)
+    return run_training(config, LeRobotLearner.begin, trials)

@@ -22,9 +22,9 @@ class LeRobotLearner:
     """The weights, with what LeRobot has for changing them."""
 
     def __init__(self, options: LeRobotTrainConfig, config: Any, learned: Learned, device: torch.device) -> None:
-        self.options, self._device, self._fps = options, device, learned.fps
+        self.options, self._device, self.fps = options, device, learned.fps
         self._features = {**config.input_features, **config.output_features}
-        policy = make_policy(config)
+        self.policy = policy = make_policy(config)
         before, after = make_processors(config, learned.stats)
         preset, schedule = config.get_optimizer_preset(), config.get_scheduler_preset()
         optimizer = preset.build(policy.get_optim_params())
@@ -62,7 +62,7 @@ class LeRobotLearner:
         return rate
 
     def write(self, folder: Path, step: int, told: Mapping[str, Any]) -> None:
-        write_checkpoint(folder, step, self.parts, self.options, told, self._fps)
+        write_checkpoint(folder, step, self.parts, self.options, told, self.fps)
 
     def read(self, folder: Path) -> dict[str, Any]:
         return {**read_told(folder, self.options.policy), "folder": folder}

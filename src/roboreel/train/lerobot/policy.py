@@ -16,8 +16,15 @@ from roboreel.errors import ConfigError
 ACTION, REWARD, STATE = "action", "next.reward", "observation.state"
 NEEDED = {"act": (ACTION,), "diffusion": (ACTION, STATE), "vqbet": (ACTION, STATE), "tdmpc": (ACTION, STATE, REWARD)}
 """Keys that a policy does not do without."""
-OURS = {"device": "--device", "use_amp": "--amp", "type": "--policy", "pretrained_path": "--resume"}
-"""Options of LeRobot's configs that have another name here."""
+OURS = {
+    "device": "here it is --device",
+    "use_amp": "here it is --amp",
+    "type": "here it is --policy",
+    "pretrained_path": "a run is gone on with by --resume",
+    "push_to_hub": "a run stays here; `hf upload` puts a checkpoint up",
+    "use_peft": "only whole policies are trained",
+}
+"""Options of LeRobot's configs that are none here, and what is instead."""
 
 
 def lerobot(module: str) -> Any:
@@ -41,7 +48,7 @@ def make_config(policy: str, options: Sequence[str], device: torch.device, *, am
     known = kind.__dataclass_fields__
     for name in names:
         if name in OURS:
-            raise ConfigError(f"--policy.{name}: here it is {OURS[name]}")
+            raise ConfigError(f"--policy.{name}: {OURS[name]}")
         if name not in known:
             raise ConfigError(f"--policy.{name}: {policy} has no such option; it has {', '.join(sorted(known))}")
     arguments = [f"--{option}" for option in options]
@@ -56,6 +63,12 @@ def make_config(policy: str, options: Sequence[str], device: torch.device, *, am
     except Exception as error:  # the parser's own errors, and whatever a config refuses with
         raise ConfigError(f"--policy.{', --policy.'.join(options)}: {error}") from error
     return config
+
+
+def defaults_of(policy: str) -> dict[str, Any]:
+    """Return the options of a policy that are not ours by another name, with their defaults."""
+    config = make_config(policy, (), torch.device("cpu"), amp=False)
+    return {name: getattr(config, name) for name in config.__dataclass_fields__ if name not in OURS}
 
 
 def windows(config: Any, keys: Sequence[str], fps: float) -> dict[str, list[float]]:
