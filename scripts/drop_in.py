@@ -1,7 +1,8 @@
 """LeRobot's own training loop on LeRobotDataset and on ours: the same losses, and how long each waited for data.
 
-    python -m scripts.drop_in                    # in the environment of make test-lerobot; some 6 minutes
+    python -m scripts.drop_in                    # in the environment of make test-lerobot; some 3 minutes
     python -m scripts.drop_in --only act tdmpc
+    python -m scripts.write_drop_in              # docs/lerobot.md
 
 The policies are small, so that a step on a CPU takes well under a second; the losses are compared bit for bit.
 """
@@ -146,8 +147,8 @@ def _median(steps: Sequence[Step], name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="+", choices=list(POLICIES), default=list(POLICIES))
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=8)
     asked = parser.parse_args()
     results = read_results()
     with tempfile.TemporaryDirectory() as folder:
