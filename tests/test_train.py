@@ -24,7 +24,7 @@ from roboreel.sampling.order import EpochOrder
 from roboreel.train import LeRobotTrainConfig, TrainConfig, learning_rate, train
 from roboreel.train.order import DrawnOrder, without_last
 from roboreel.view import read_metrics
-from tests.tiny_data import FPS, episode, make_dataset
+from tests.tiny_data import FPS, episode, make_dataset, write_pusht_folder
 
 TINY = BCConfig(chunk_size=3, n_action_steps=2, width=8, keypoints=8, hidden=16, blocks=1, noises=2)
 TIMES = ("data_s", "update_s")
@@ -252,6 +252,8 @@ def spoil(folder: Path) -> None:
         ({"seed": -1}, "--seed -1: give a number from 0 to"),
         ({"ema_decay": 1.0}, "--ema-decay 1.0"),
         ({"save_every": 3, "log_every": 2}, "--save-every 3 is no multiple of --log-every 2"),
+        ({"loader": "lerobot", "decode_images": True}, "decodes as it reads: leave --decode-images out"),
+        ({"loader": "lerobot", "skip_episodes": (1,)}, "reads all episodes: leave --skip-episodes out"),
     ],
 )
 def test_options_that_cannot_be_are_refused(config: TrainConfig, options: dict[str, Any], message: str) -> None:
@@ -362,5 +364,33 @@ def test_a_tracker_that_is_not_installed_is_refused_before_the_first_step(
     if importlib.util.find_spec(next(iter(options))) is not None:
         pytest.skip("it is installed")
     with pytest.raises(MissingDependencyError, match=r"pip install 'roboreel\[track\]'"):
+        train(replace(config, **options))
+    assert not config.output_dir.exists()
+
+
+def test_a_lerobot_folder_is_taken_in_once(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    (tmp_path / "pusht").mkdir()
+    config = replace(config, dataset=write_pusht_folder(tmp_path / "pusht"), steps=2, save_every=2)
+    train(config)
+    train(replace(config, output_dir=tmp_path / "decoded", decode_images=True))
+    assert [line["loss"] for line in lines(config.output_dir)] == [line["loss"] for line in lines(tmp_path / "decoded")]
+    places = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "home" / "roboreel" / "folders").iterdir()}
+    assert len(places) == 2
+    train(replace(config, resume=True, steps=3))
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "home/roboreel/folders").iterdir()} == places
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loader": "lerobot"}, "--loader lerobot reads a folder in LeRobot's format, .*: roboreel export"),
+        ({"decode_images": True}, "--decode-images is for a folder in LeRobot's format, .*: roboreel convert"),
+    ],
+)
+def test_a_roboreel_dataset_is_read_as_it_is(config: TrainConfig, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         train(replace(config, **options))
     assert not config.output_dir.exists()

@@ -62,7 +62,7 @@ def open_source(chosen: Any, options: SourceOptions) -> Source:
     folder = root if root is not None else _lerobot_home() / chosen.repo_id
     meta = _lerobot_metadata(chosen, folder)
     if _is_whole(folder, meta):
-        place = options.storage_dir or _place_of(folder, decoded=options.decode_images)
+        place = options.storage_dir or place_of(folder, decoded=options.decode_images)
         dataset = LeRobotDatasetV2.from_lerobot(folder, place, options.decode_images, readonly=True, **given)
     else:
         dataset = LeRobotDatasetV2.from_huggingface_hub(
@@ -116,9 +116,12 @@ def _is_whole(folder: Path, meta: Any) -> bool:
     return all((folder / path).is_file() for path in paths)
 
 
-def _place_of(folder: Path, *, decoded: bool) -> Path:
-    """A place for a folder's frames: another one once its content changes."""
-    constants = require("huggingface_hub.constants", extra="hub", purpose="the Hugging Face Hub")
-    home = Path(os.environ.get("HF_HOME") or constants.HF_HOME).expanduser()
+def place_of(folder: Path, *, decoded: bool) -> Path:
+    """Return where a folder's frames go, beneath `$HF_HOME`, for all runs on it: elsewhere once its content changes."""
+    home = Path(os.environ.get("HF_HOME") or _hub_home()).expanduser()
     name = f"{folder.resolve().name}-{fingerprint(folder)}"
     return home / "roboreel" / "folders" / (name + "-decoded" * decoded)
+
+
+def _hub_home() -> str:
+    return str(require("huggingface_hub.constants", extra="hub", purpose="the Hugging Face Hub").HF_HOME)

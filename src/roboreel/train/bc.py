@@ -14,7 +14,7 @@ from torch import Tensor
 
 from roboreel import checkpoint
 from roboreel.policies import BCPolicy
-from roboreel.train.frames import data_identity, open_dataset, set_windows
+from roboreel.train.frames import data_identity, open_dataset, read_by, set_windows
 from roboreel.train.learner import Gradient, TrainingFrames
 from roboreel.train.options import TrainConfig
 
@@ -38,9 +38,12 @@ class BCLearner:
         dataset = open_dataset(config)
         torch.manual_seed(config.seed)
         policy = BCPolicy.for_dataset(config.policy, dataset).to(device)
-        set_windows(dataset, policy.delta_timestamps(), config)
+        windows = policy.delta_timestamps()
+        set_windows(dataset, windows, config)
         identity = data_identity(dataset)
-        return cls(policy, config, device), TrainingFrames(dataset, identity, np.arange(identity["frames"]))
+        return cls(policy, config, device), TrainingFrames(
+            read_by(config, dataset, windows), identity, np.arange(identity["frames"])
+        )
 
     def learn(self, batch: Mapping[str, Tensor], step: int) -> Gradient:
         for group in self.optimizer.param_groups:

@@ -10,6 +10,7 @@ a run that was stopped and resumed gives the losses of one that was not, bit for
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -118,10 +119,12 @@ def find_start(config: RunConfig) -> Path | None:
 
 def check_same_run(config: RunConfig, state: dict[str, Any], data: dict[str, Any]) -> None:
     """Refuse to resume with other options or other data: the losses would silently be those of another run."""
-    now, then = checkpoint.plain(config), state["config"]
-    changed = [name for name in now if name not in config.FREE_TO_CHANGE and now[name] != then.get(name)]
+    now = checkpoint.plain(config)
+    defaults = {option.name: option.default for option in dataclasses.fields(config)}
+    then = {**defaults, **state["config"]}  # an option that there was not yet
+    changed = [name for name in now if name not in config.FREE_TO_CHANGE and now[name] != then[name]]
     if changed:
-        told = "; ".join(f"{name} was {then.get(name)!r} and is now {now[name]!r}" for name in changed)
+        told = "; ".join(f"{name} was {then[name]!r} and is now {now[name]!r}" for name in changed)
         raise ConfigError(f"--resume goes on with the same options: {told}")
     begun = state.get("dataset", {})
     if data != begun:

@@ -18,13 +18,17 @@ class RunConfig:
     """Options of a run, whatever it trains."""
 
     dataset: Path
-    """Folder of a roboreel dataset; `roboreel import FOLDER DEST` makes one."""
+    """Folder of a roboreel dataset, or one in LeRobot's format, which is taken in once, beneath $HF_HOME/roboreel."""
     output_dir: Path
     """Where the run goes; with --resume, where it is."""
     steps: int = 2500
     """Optimiser steps in all."""
     batch_size: int = 64
     """Frames a step."""
+    loader: Literal["roboreel", "lerobot"] = "roboreel"
+    """Who reads the frames; "lerobot" is `LeRobotDataset`, for comparison, and --dataset then a folder of LeRobot's."""
+    decode_images: bool = False
+    """Of a folder in LeRobot's format, keep raw pixels: fastest to read, largest on disk."""
     skip_episodes: tuple[int, ...] = ()
     """Numbers of episodes to leave out."""
     on_hole: Literal["raise", "nearest", "pad"] = "raise"
@@ -60,6 +64,14 @@ class RunConfig:
             raise ConfigError(f"--num-workers {self.num_workers}: give 0 or more")
         if not 0 <= self.seed < 1 << 63:
             raise ConfigError(f"--seed {self.seed}: give a number from 0 to 2**63 - 1")
+        if self.loader == "lerobot" and self.decode_images:
+            raise ConfigError(
+                "--loader lerobot decodes as it reads: leave --decode-images out, or give --loader roboreel"
+            )
+        if self.loader == "lerobot" and self.skip_episodes:
+            raise ConfigError(
+                "--loader lerobot reads all episodes: leave --skip-episodes out, or give --loader roboreel"
+            )
         if self.save_every % self.log_every:
             raise ConfigError(
                 f"--save-every {self.save_every} is no multiple of --log-every {self.log_every}: "
@@ -107,10 +119,6 @@ class LeRobotTrainConfig(RunConfig):
     """Greatest norm of the gradient; not given: the policy's preset. 0: as long as it comes."""
     amp: bool = False
     """Compute in bfloat16 where that is accurate enough; the weights stay float32."""
-    loader: Literal["roboreel", "lerobot"] = "roboreel"
-    """Who reads the frames; "lerobot" is `LeRobotDataset`, for comparison, and --dataset then a folder of LeRobot's."""
-    decode_images: bool = False
-    """Of a LeRobot folder, which --dataset may be here, keep raw pixels: fastest to read, largest on disk."""
     policy: Annotated[LeRobotPolicy, tyro.conf.Suppress] = "act"
     policy_options: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """As "chunk_size=20", in the words of the policy's own config."""
@@ -119,7 +127,3 @@ class LeRobotTrainConfig(RunConfig):
         super().__post_init__()
         if self.grad_clip is not None and not 0 <= self.grad_clip < math.inf:
             raise ConfigError(f"--grad-clip {self.grad_clip}: give 0 or more")
-        if self.loader == "lerobot" and self.decode_images:
-            raise ConfigError(
-                "--loader lerobot decodes as it reads: leave --decode-images out, or give --loader roboreel"
-            )

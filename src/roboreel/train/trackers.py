@@ -60,8 +60,9 @@ class Trackers:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Hand the metrics of one line on."""
+        told = {name: value for name, value in values.items() if name != "step"}
         for write in self._writers:
-            write(step, values)
+            write(step, told)
 
     def __enter__(self) -> Trackers:
         return self
