@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from scripts.drop_in import policy_options
+from scripts.drop_in import POLICIES, policy_options
 
 DATA = Path(__file__).parents[1] / "data"
 PUSHT = DATA / "v3.0_pusht_image_slice"
@@ -20,19 +20,20 @@ ALOHA_ENV = ("--env.type=aloha", "--env.episode_length=4")
 
 @dataclass(frozen=True)
 class Case:
-    """A policy on a recording, and the environment in which LeRobot evaluates it; of xarm it has none."""
+    """A policy on a recording, and its environment: its name, and LeRobot's options for it; of xarm it has none."""
 
     policy: str
     folder: Path
+    name: str
     env: tuple[str, ...]
     options: tuple[str, ...] = ()
 
 
 CASES = [
-    Case("act", DATA / "v3.0_aloha_sim_insertion_human_40_frames", ALOHA_ENV, ("--batch_size=2",)),
-    Case("diffusion", PUSHT, PUSHT_ENV),
-    Case("vqbet", PUSHT, PUSHT_ENV),
-    Case("tdmpc", DATA / "v1.2_xarm_lift_medium", ()),
+    Case("act", DATA / "v3.0_aloha_sim_insertion_human_40_frames", "aloha", ALOHA_ENV, ("--batch_size=2",)),
+    Case("diffusion", PUSHT, "pusht", PUSHT_ENV),
+    Case("vqbet", PUSHT, "pusht", PUSHT_ENV),
+    Case("tdmpc", DATA / "v1.2_xarm_lift_medium", "xarm", ()),
 ]
 
 
@@ -80,8 +81,10 @@ def test_lerobot_train_trains_evaluates_and_goes_on(case: Case, tmp_path: Path) 
     steps = json.loads((out / "checkpoints" / "last" / "training_state" / "training_step.json").read_text())
     assert steps == {"step": 3}
 
-    if case.env:
-        measured = tmp_path / "measured"
+    measured = tmp_path / "measured"
+    if not case.env:
+        evaluate(saved, case, measured, tmp_path)
+    else:
         command(
             *("-m", "lerobot.scripts.lerobot_eval", f"--policy.path={saved}", "--policy.device=cpu", *env),
             f"--output_dir={measured}",
@@ -89,3 +92,51 @@ def test_lerobot_train_trains_evaluates_and_goes_on(case: Case, tmp_path: Path) 
         )
         overall = json.loads((measured / "eval_info.json").read_text())["overall"]
         assert overall["n_episodes"] == 1
+
+
+def evaluate(checkpoint: Path, case: Case, out: Path, home: Path) -> None:
+    """Roll a policy out by `roboreel eval`, which looks at its checkpoint and at nothing else."""
+    few = ["--n-episodes", "1", "--n-envs", "1", "--max-steps", "4", "--n-videos", "1", "--device", "cpu"]
+    few += ["--env-fps", "15"] if case.name == "xarm" else []  # the recording's
+    command(
+        *(
+            "-m",
+            "roboreel",
+            "eval",
+            "--checkpoint",
+            str(checkpoint),
+            "--env",
+            case.name,
+            "--output-dir",
+            str(out),
+            *few,
+        ),
+        home=home,
+    )
+    assert len(json.loads((out / "eval.json").read_text())["episodes"]) == 1
+    assert len([*out.glob("videos/*.mp4")]) == 1
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.policy}-{case.name}" for case in CASES])
+def test_roboreel_imports_trains_goes_on_and_evaluates(case: Case, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    command("-m", "roboreel", "import", str(case.folder), str(data), "--quiet", home=tmp_path)
+    train = ("-m", "roboreel", "train", "--dataset", str(data), "--output-dir", str(out), "--policy", case.policy)
+    options = (
+        "--batch-size",
+        "2",
+        "--num-workers",
+        "1",
+        "--device",
+        "cpu",
+        "--save-every",
+        "1",
+        *POLICIES[case.policy],
+    )
+    command(*train, "--steps", "2", *options, home=tmp_path)
+    command(*train, "--steps", "3", *options, "--resume", home=tmp_path)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert (out / "curves.png").exists()
+    evaluate(out, case, tmp_path / "measured", tmp_path)
