@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +154,21 @@ def test_killed_half_way_it_takes_up_what_is_done(
     dataset = pulled(tmp_path / "dataset")
     assert _files(hub) == ["videos/chunk-000/observation.images.top/episode_000002.mp4"]
     assert shown(dataset) == list(range(15))
+
+
+def test_a_process_that_is_killed_while_it_downloads_leaves_what_the_next_goes_on_with(
+    hub: Hub, tmp_path: Path, folder: Path
+) -> None:
+    hub.add(REPO, folder)
+    code = f"from roboreel import LeRobotDatasetV2 as D; D.from_huggingface_hub({REPO!r}, storage_dir='dataset')"
+    told = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=told, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not any(request.endswith("episode_000001.mp4") for request in hub.requests):
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert shown(pulled(tmp_path / "dataset")) == list(range(15))
+    assert not list(tmp_path.glob(".dataset*"))
 
 
 FAULTS: list[tuple[str, dict[str, Any]]] = [

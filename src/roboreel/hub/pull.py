@@ -123,7 +123,7 @@ def _taken_in(
     told: Told | None,
 ) -> IngestReport:
     folder = files.folder
-    _fetch_metadata(files, provenance["repo_id"])
+    _fetch_metadata(files, provenance["repo_id"], storage_dir)
     skipped = _skipped(folder, options.episodes, ingest_options.skip_episodes)
     _fetch_rows(files, folder, skipped, storage_dir)
     source = open_lerobot(folder, skipped, strict=ingest_options.strict, remote=files)
@@ -146,7 +146,7 @@ def _prepared(storage_dir: Path, commit: str) -> Path:
     return folder
 
 
-def _fetch_metadata(files: HubFiles, repo_id: str) -> None:
+def _fetch_metadata(files: HubFiles, repo_id: str, storage_dir: Path) -> None:
     names = [name for name in files.names if _METADATA.fullmatch(name)]
     if not any(name.endswith("/info.json") for name in names):
         raise SourceError(
@@ -156,7 +156,7 @@ def _fetch_metadata(files: HubFiles, repo_id: str) -> None:
         size = files.size(files.folder / name)
         if name.endswith("info.json") and size > MAX_JSON_BYTES:
             raise SourceError(f"{repo_id}: {name} has {size:,} bytes, which is no real metadata; it is not downloaded")
-    _check_room(files, names, files.folder)
+    _check_room(files, names, storage_dir)
     files.fetch_all(names)
 
 
