@@ -1,4 +1,7 @@
-"""gym-xarm 0.1.1 on gymnasium 1.0 and newer, whose renderer is told camera and size when it is made."""
+"""gym-xarm 0.1.1 on gymnasium 1.0 and newer, whose renderer is told camera and size when it is made.
+
+Its resets, too, which otherwise carry something of one episode into the next.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,25 @@ CAMERA = "camera0"
 
 
 def bridge() -> None:
-    """Have the environments of gym-xarm draw through the gymnasium that is installed; where they do already, nothing.
+    """Have gym-xarm draw through the gymnasium that is installed, and begin episodes from their seeds alone.
 
     gym-xarm hands `camera_name` to `MujocoRenderer.render` and has the size read from the model; from gymnasium 1.0 on
-    `MujocoRenderer` takes both itself, and every observation with pictures is a TypeError.
+    `MujocoRenderer` takes both itself, and every observation with pictures is a TypeError. Its reset sets positions and
+    speeds, and leaves the controls and the solver's forces as the episode before had them last.
 
     Raises:
         MissingDependencyError: gym-xarm is not installed.
     """
     base: Any = require("gym_xarm.tasks.base", extra="sim-xarm", purpose="rolling out in xarm")
+    reset_sim = base.Base._reset_sim
+    if reset_sim.__module__ == __name__:
+        return  # called before
+
+    def reset_all(self: Any) -> Any:
+        self._mujoco.mj_resetData(self.model, self.data)
+        return reset_sim(self)
+
+    base.Base._reset_sim = reset_all
     renderer = base.MujocoRenderer
     if "camera_name" in inspect.signature(renderer.render).parameters:
         return

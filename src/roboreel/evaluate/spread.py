@@ -80,7 +80,8 @@ def describe(summary: Mapping[str, Spread]) -> str:
     >>> print(describe({"success": Spread(0.5, 0.51, 0.37, 0.63)}))
     success         0.500  (95 % 0.370 to 0.630; deviation 0.510)
     """
+    width = max([14, *map(len, summary)])
     return "\n".join(
-        f"{name:14} {spread.mean:6.3f}  (95 % {spread.low:.3f} to {spread.high:.3f}; deviation {spread.std:.3f})"
+        f"{name:{width}} {spread.mean:6.3f}  (95 % {spread.low:.3f} to {spread.high:.3f}; deviation {spread.std:.3f})"
         for name, spread in summary.items()
     )
