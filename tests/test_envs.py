@@ -234,6 +234,12 @@ def test_observations_are_chosen_and_named(gripper_id: str) -> None:
         }
 
 
+@pytest.mark.parametrize("key", ["action", "frame_index", "next.reward"])
+def test_no_observation_takes_the_name_of_what_an_episode_has(gripper_id: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"'{key}'\]: names that an episode has for something else"):
+        make_envs(gripper_id, keys={key: "agent_pos"}, max_steps=1)
+
+
 def test_states_of_pusht_instead_of_pictures() -> None:
     options = {"obs_type": "environment_state_agent_pos"}
     with make_envs("pusht", options=options, max_steps=2) as envs:

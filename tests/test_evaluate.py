@@ -173,6 +173,7 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
         ({"env_fps": 0}, "--env-fps 0: give steps a second, more than 0"),
         ({"env_options": ("state",)}, "--env-options state: give NAME=VALUE"),
         ({"env_keys": ("=agent_pos",)}, "--env-keys =agent_pos: give NAME=VALUE"),
+        ({"env_keys": ("a=pixels", "a=agent_pos")}, "--env-keys names a twice, for pixels and for agent_pos"),
     ],
 )
 def test_options_that_cannot_be_are_refused(config: EvalConfig, options: dict[str, Any], message: str) -> None:

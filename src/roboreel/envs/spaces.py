@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from roboreel.errors import ConfigError
 
+TAKEN = ("action", "task", "index", "episode_index", "frame_index", "timestamp")
+"""What else an episode has, beside all that begins with "next."."""
 WHOLE = ""
 """The path of an observation that is one array, and no dict."""
 
@@ -60,10 +62,15 @@ def observation_keys(space: Any, asked: Mapping[str, str] | None = None) -> dict
     """Return {data key: path} of what is kept of an observation: what was `asked` for, or everything.
 
     Raises:
-        ConfigError: an observation that is no array of numbers; two of one name; a path that is not there.
+        ConfigError: an observation that is no array of numbers; two of one name, or one named as something else of an
+            episode is; a path that is not there.
     """
     found = dict(leaves(space))
     if asked is not None:
+        if taken := [key for key in asked if key in TAKEN or key.startswith("next.")]:
+            raise ConfigError(
+                f"{taken}: names that an episode has for something else; names such as observation.state would do"
+            )
         if missing := sorted(set(asked.values()) - found.keys()):
             raise ConfigError(f"the environment has no observation {missing}; it has {sorted(found)}")
         found = {path: found[path] for path in asked.values()}

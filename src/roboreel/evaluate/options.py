@@ -81,7 +81,13 @@ def parse_keys(given: tuple[str, ...]) -> dict[str, str] | None:
     >>> parse_keys(("observation.image=pixels/top",))
     {'observation.image': 'pixels/top'}
     """
-    return dict(_parts("--env-keys", each) for each in given) or None
+    keys: dict[str, str] = {}
+    for key, path in (_parts("--env-keys", each) for each in given):
+        if key in keys:
+            both = f"{keys[key]} and for {path}"
+            raise ConfigError(f"--env-keys names {key} twice, for {both}; give each a key of its own")
+        keys[key] = path
+    return keys or None
 
 
 def _parts(option: str, given: str) -> tuple[str, str]:
