@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -252,3 +254,40 @@ def test_a_device_that_is_not_there_is_refused(config: EvalConfig) -> None:
     with pytest.raises(ConfigError, match="cuda"):
         evaluate(replace(config, device="cuda"))
     assert not config.output_dir.exists()
+
+
+class Lucky(gymnasium.Env[Any, Any]):
+    """Draws nothing; succeeds in its second step where the seed is even, and tells nothing where it does not."""
+
+    metadata: dict[str, Any] = {"render_modes": [], "render_fps": 10}  # noqa: RUF012 - gymnasium's
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
+        assert seed is not None
+        self.even, self.steps = seed % 2 == 0, 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ARG002
+        self.steps += 1
+        over = self.steps == 2
+        return np.zeros(2, np.float32), 1.0, over, False, {"is_success": True} if over and self.even else {}
+
+
+@pytest.fixture
+def lucky(tmp_path: Path) -> Iterator[EvalConfig]:
+    gymnasium.register("tests/Lucky-v0", f"{__name__}:Lucky", max_episode_steps=5)
+    yield EvalConfig(tmp_path / "eval", policy="random", env="tests/Lucky-v0", n_episodes=4, n_envs=1, n_videos=0)
+    del gymnasium.registry["tests/Lucky-v0"]
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_where_only_successes_are_told_the_others_were_none(lucky: EvalConfig, n_envs: int) -> None:
+    assert evaluate(replace(lucky, n_envs=n_envs)).summary["success"].mean == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:.*is not in the possible render_modes")  # gymnasium's own word on it
+def test_without_pictures_there_are_no_videos(lucky: EvalConfig) -> None:
+    with pytest.raises(ConfigError, match="no pictures for videos; --n-videos 0 would do without"):
+        evaluate(replace(lucky, n_videos=1))
+    assert not lucky.output_dir.exists()

@@ -58,8 +58,9 @@ class EvalResult:
             "sum_reward": Spread.of([episode.sum_reward for episode in episodes]),
             "max_reward": Spread.of([episode.max_reward for episode in episodes]),
         }
-        if told := [episode.success for episode in episodes if episode.success is not None]:
-            found["success"] = Spread.of_rate(told)
+        if any(episode.success is not None for episode in episodes):
+            # Some simulators tell of successes alone: where this one told nothing, there was none.
+            found["success"] = Spread.of_rate([bool(episode.success) for episode in episodes])
         for name in episodes[0].signals:
             found[f"max_{name}"] = Spread.of([episode.signals[name] for episode in episodes])
         for name in episodes[0].initial:
@@ -126,7 +127,10 @@ def make_simulator(config: EvalConfig) -> VectorEnvs:
     if envs.camera_keys or not config.n_videos:
         return envs
     envs.close()
-    return make(draw=True)
+    try:
+        return make(draw=True)
+    except ConfigError as error:
+        raise ConfigError(f"there are no pictures for videos; --n-videos 0 would do without: {error}") from error
 
 
 def read_result(config: EvalConfig) -> EvalResult | None:
