@@ -108,6 +108,10 @@ class ConfigError(RoboreelError, ValueError):
     """Options of a command that do not go together, or do not fit the dataset."""
 
 
+class RolloutError(RoboreelError, RuntimeError):
+    """A process that rolls out for a training run has failed."""
+
+
 class LossNotFiniteError(RoboreelError, ArithmeticError):
     """The loss or its gradient is NaN or infinite; the run stopped and the batch's indices were saved."""
 
@@ -135,6 +139,7 @@ __all__ = [
     "ReadOnlyError",
     "RoboreelError",
     "RoboreelWarning",
+    "RolloutError",
     "SourceError",
     "StorageDirCorruptError",
     "StorageError",

@@ -24,34 +24,53 @@ def run(arguments: Sequence[str]) -> None:
     policy, arguments = take_policy(arguments)
     if policy == "bc":
         told = f"{TrainConfig.__doc__} --policy {'|'.join(get_args(LeRobotPolicy))} trains one of LeRobot's instead."
-        config, trial = parse(TrainConfig, PROGRAM, told, arguments)
+        config, trial, _ = parse(TrainConfig, PROGRAM, told, arguments)
     elif policy in get_args(LeRobotPolicy):
         options, rest = take_policy_options(arguments)
         told = str(LeRobotTrainConfig.__doc__)
         if {"-h", "--help"} & set(rest):
             told += f"\n\nOptions of {policy}, and their defaults:\n\n{policy_defaults(policy)}"
-        config, trial = parse(LeRobotTrainConfig, f"{PROGRAM} --policy {policy}", told, rest)
+        config, trial, online = parse(LeRobotTrainConfig, f"{PROGRAM} --policy {policy}", told, rest)
         config = dataclasses.replace(config, policy=policy, policy_options=options)
     else:
         raise ConfigError(f"--policy {policy}: give bc, {', '.join(get_args(LeRobotPolicy))}")
-    trials = None if trial.env is None else Trials(trial, config.output_dir, config.device)
-    result = train(config, trials)
+    trials = Trials(trial, config.output_dir, config.device) if trial.env and trial.eval_episodes else None
+    if online is not None and online.online_steps:
+        result = run_online(config, online, trial, trials)
+    else:
+        result = train(config, trials)
     print(describe(result))
     print(f"{result.checkpoint}\n{config.output_dir / 'curves.png'}")
     if trials is not None:
         print(config.output_dir / "eval" / result.checkpoint.name / "eval.json")
 
 
-def parse(kind: type[Any], program: str, told: str, arguments: Sequence[str]) -> tuple[Any, Any]:
-    """Parse options of a run, and those of its trials, from one command line."""
+def run_online(config: Any, online: Any, trial: Any, trials: Any) -> Any:
+    """Train with an online part, in the environment of the trials."""
+    from roboreel.evaluate.options import parse_keys, parse_options
+    from roboreel.train.online.options import Scene
+    from roboreel.train.online.training import train_online
+
+    if trial.env is None:
+        raise ConfigError("--online-steps learn from what the policy does somewhere: give --env, as --env pusht")
+    options, keys = parse_options(trial.env_options), parse_keys(trial.env_keys)
+    return train_online(config, online, Scene(trial.env, options, keys, trial.env_fps, trial.eval_max_steps), trials)
+
+
+def parse(kind: type[Any], program: str, told: str, arguments: Sequence[str]) -> tuple[Any, Any, Any]:
+    """Parse options of a run, of its trials, and of its online part where it may have one, from one command line."""
     from roboreel.evaluate.trials import TrialOptions
+    from roboreel.train import LeRobotTrainConfig
+    from roboreel.train.online.options import OnlineOptions
 
     unnamed = tyro.conf.arg(name="")
     fields = [("run", Annotated[kind, unnamed]), ("trial", Annotated[TrialOptions, unnamed])]
+    if issubclass(kind, LeRobotTrainConfig):
+        fields.append(("online", Annotated[OnlineOptions, unnamed]))
     command: Any = tyro.cli(
         dataclasses.make_dataclass("Command", fields), prog=program, description=told, args=arguments
     )
-    return command.run, command.trial
+    return command.run, command.trial, getattr(command, "online", None)
 
 
 def policy_defaults(policy: str) -> str:

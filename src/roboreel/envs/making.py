@@ -86,7 +86,8 @@ def make_envs(
     chosen = {**(known.options if known else {}), **(options or {})}
     if draw:
         chosen = {"render_mode": "rgb_array", **chosen}
-    make = partial(_make_one, KNOWN[name].id if name in KNOWN else name, chosen, max_steps)
+    env_id = KNOWN[name].id if name in KNOWN else name
+    make = partial(_make_one, env_id, chosen, max_steps)
     vector = gymnasium.vector
     how: dict[str, Any] = {"autoreset_mode": vector.AutoresetMode.DISABLED}
     kind = vector.SyncVectorEnv
@@ -103,7 +104,8 @@ def make_envs(
         if not rate:
             raise ConfigError(f"{name} does not tell how many steps a second has: give them, as --env-fps 20")
         found = observation_keys(envs.single_observation_space, keys)
-        return VectorEnvs(envs, found, fps=float(rate), signals=known.signals if known else ())
+        limit = max_steps or gymnasium.spec(env_id).max_episode_steps
+        return VectorEnvs(envs, found, fps=float(rate), signals=known.signals if known else (), max_steps=limit)
     except BaseException:
         envs.close()
         raise

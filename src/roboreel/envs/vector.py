@@ -34,7 +34,15 @@ class Step:
 class VectorEnvs:
     """A gymnasium vector environment without autoreset, its observations under data keys."""
 
-    def __init__(self, envs: Any, keys: Mapping[str, str], *, fps: float, signals: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        envs: Any,
+        keys: Mapping[str, str],
+        *,
+        fps: float,
+        signals: Sequence[str] = (),
+        max_steps: int | None = None,
+    ) -> None:
         """Wrap `envs`.
 
         Args:
@@ -42,6 +50,7 @@ class VectorEnvs:
             keys: {data key: path in the observation}, "pixels/top" for a nested one, "" for one that is an array.
             fps: Steps a second (Hz).
             signals: Entries of `info`, numbers, that are kept.
+            max_steps: Steps after which an episode is cut, where that is known.
 
         Raises:
             ConfigError: they reset themselves: what follows a last step would be another episode's first observation.
@@ -54,6 +63,7 @@ class VectorEnvs:
             )
         self._envs, self._keys, self._signals, self.fps = envs, dict(keys), tuple(signals), fps
         self.n_envs: int = envs.num_envs
+        self.max_steps = max_steps
         self.actions = ActionSpace.of(envs.single_action_space)
         spaces = dict(leaves(envs.single_observation_space))
         self.shapes: dict[str, tuple[int, ...]] = {key: tuple(spaces[path].shape) for key, path in keys.items()}

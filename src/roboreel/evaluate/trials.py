@@ -25,7 +25,7 @@ class TrialOptions:
     env_fps: float | None = None
     """Steps a second (Hz), where the environment does not tell, or tells another rate."""
     eval_episodes: int = 10
-    """Episodes a trial, of the same seeds in each."""
+    """Episodes a trial, of the same seeds in each; 0: no trials, as where only the online steps want an environment."""
     eval_envs: int = 5
     """Environments at once; 1: in this process."""
     eval_max_steps: int | None = None

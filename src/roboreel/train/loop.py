@@ -13,11 +13,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -26,7 +27,7 @@ from roboreel.errors import ConfigError, LossNotFiniteError
 from roboreel.train.learner import Gradient, Learner, TrainingFrames, Trials
 from roboreel.train.metrics import Line, TrainResult, bar_interval_s, result_of, since
 from roboreel.train.options import RunConfig
-from roboreel.train.order import DrawnOrder
+from roboreel.train.order import Batches, DrawnOrder
 from roboreel.train.seeds import step_seed
 from roboreel.train.trackers import Trackers, check_trackers
 from roboreel.view import plot_curves
@@ -80,13 +81,10 @@ def run(
         clock = time.perf_counter()
         progress = tqdm(loader, "train", initial=start, total=config.steps, unit="step", mininterval=bar_interval_s())
         for step, batch in enumerate(progress, start + 1):
-            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
+            batch = on_device(batch, device)
             data_s, clock = since(clock)
 
-            torch.manual_seed(step_seed(config.seed, step))
-            found = learner.learn(batch, step)
-            check_finite(out, step, order, found)
-            lr = learner.apply()
+            found, lr = take_step(config, learner, batch, step, order)
             update_s, clock = since(clock)
 
             line.add(loss=found.loss, grad_norm=found.norm, data_s=data_s, update_s=update_s)
@@ -100,6 +98,21 @@ def run(
                 if trials is not None:
                     trackers.write(step, trials.run(checkpoint.folder_of(out, step)))
                 clock = time.perf_counter()  # saving and trying are neither waiting nor computing
+
+
+def on_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
+    """Return what of a batch is tensors, on the device."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items() if torch.is_tensor(value)}
+
+
+def take_step(
+    config: RunConfig, learner: Learner, batch: Mapping[str, Tensor], step: int, order: Batches
+) -> tuple[Gradient, float]:
+    """Change the weights by what one batch has to say; return that, and the learning rate."""
+    torch.manual_seed(step_seed(config.seed, step))
+    found = learner.learn(batch, step)
+    check_finite(config.output_dir, step, order, found)
+    return found, learner.apply()
 
 
 def find_start(config: RunConfig) -> Path | None:
@@ -148,7 +161,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def check_finite(out: Path, step: int, order: DrawnOrder, found: Gradient) -> None:
+def check_finite(out: Path, step: int, order: Batches, found: Gradient) -> None:
     """Stop before a bad gradient spoils the weights, and leave behind what is needed to look into it."""
     if math.isfinite(found.loss) and math.isfinite(found.norm):
         return

@@ -18,7 +18,9 @@ class RunConfig:
     """Options of a run, whatever it trains."""
 
     dataset: Path
-    """Folder of a roboreel dataset, or one in LeRobot's format, which is taken in once, beneath $HF_HOME/roboreel."""
+    """Folder of a roboreel dataset, or one in LeRobot's format, which is taken in once, beneath $HF_HOME/roboreel.
+
+    With nothing but --online-steps: none."""
     output_dir: Path
     """Where the run goes; with --resume, where it is."""
     steps: int = 2500

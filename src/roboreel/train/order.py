@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.sampling.order import EpochOrder
 from roboreel.train.options import RunConfig
+
+
+class Batches(Protocol):
+    """Batches of a run, by their numbers."""
+
+    def batch(self, number: int) -> list[int]:
+        """Return the indices of one batch; the first is number 0."""
 
 
 class DrawnOrder:

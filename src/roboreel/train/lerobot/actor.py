@@ -51,6 +51,10 @@ class LeRobotActor:
         self._playing[env].reset()
         self._drawn[env] = (seed, 0)
 
+    def load(self, weights: Mapping[str, Any]) -> None:
+        """Go on with newer weights of the same policy, those in the middle of an episode too."""
+        self._policy.load_state_dict(weights)
+
     @torch.no_grad()
     def act(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Return actions (environments, *shape) for an observation of all environments."""

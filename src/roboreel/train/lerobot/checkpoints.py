@@ -56,6 +56,23 @@ def write_checkpoint(
     checkpoint.write_json(folder / STATE / TOLD, {**told, "counters": _counters(parts.policy)})
 
 
+def write_policy(parts: Parts, folder: Path, fps: float) -> None:
+    """Write what acting needs into a folder, as into a checkpoint's `pretrained_model`."""
+    for part in (parts.policy, parts.before, parts.after):
+        part.save_pretrained(folder)
+    checkpoint.write_json(folder / TOLD, {"fps": fps})
+
+
+def load_processors(config: Any, folder: Path, device: str) -> tuple[Any, Any]:
+    """Return what comes before and after the policy of a checkpoint, with its statistics."""
+    before, after = lerobot("policies.factory").make_pre_post_processors(
+        config,
+        pretrained_path=str(folder / checkpoint.PRETRAINED),
+        preprocessor_overrides={"device_processor": {"device": device}},
+    )
+    return before, after
+
+
 def read_told(folder: Path, policy: str) -> dict[str, Any]:
     """Return what was told to `write_checkpoint`.
 

@@ -1,0 +1,155 @@
+"""Online training: from nothing and beside a dataset, stopped and resumed, with rollouts here and apart."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from roboreel import ConfigError, LeRobotDatasetV2, RolloutError
+from roboreel.cli import training
+from roboreel.envs import RandomActor, make_envs, rollout
+from roboreel.train import LeRobotTrainConfig
+from roboreel.train.online.options import OnlineOptions, Scene
+from roboreel.train.online.training import train_online
+from roboreel.train.options import LeRobotPolicy
+
+TINY = ("mlp_dim=16", "horizon=2", "cem_iterations=1", "n_gaussian_samples=8", "n_pi_samples=2", "n_elites=4")
+SCENE = Scene("pusht", {"obs_type": "environment_state_agent_pos"}, max_steps=5)
+OPTIONS = OnlineOptions(
+    online_steps=8,
+    online_rollout_n_episodes=2,
+    online_steps_between_rollouts=3,
+    online_buffer_capacity="30",
+    online_buffer_seed_size=12,
+)
+
+
+def config_of(out: Path, dataset: Path = Path("none"), **others: Any) -> LeRobotTrainConfig:
+    given: dict[str, Any] = {"steps": 8, "save_every": 4, "num_workers": 1, "policy_options": TINY, **others}
+    policy: LeRobotPolicy = "tdmpc"
+    return LeRobotTrainConfig(dataset, out, batch_size=8, device="cpu", policy=policy, **given)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def spawned() -> list[Any]:
+    return [child for child in multiprocessing.active_children() if "Spawn" in child.name]  # no loader's workers
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in lines(out / "metrics.jsonl")]
+
+
+def record(folder: Path, seeds: Sequence[int]) -> Path:
+    with make_envs("pusht", options=SCENE.options, max_steps=6) as envs, LeRobotDatasetV2(folder, fps=10) as dataset:
+        for episode in rollout(envs, RandomActor(envs.actions, 1), seeds):
+            dataset.add_episodes(episode.data)
+    return folder
+
+
+def test_from_nothing_stopped_and_resumed(tmp_path: Path) -> None:
+    out, again = tmp_path / "run", tmp_path / "again"
+    result = train_online(config_of(out), OPTIONS, SCENE)
+    assert result.steps == 8
+    rolled = lines(out / "rollouts.jsonl")
+    assert [line["step"] for line in rolled] == [0, 0, 3, 3, 6, 6]
+    assert len({line["seed"] for line in rolled}) == 6
+    buffer = LeRobotDatasetV2(out / "online_buffer", readonly=True)
+    assert len(buffer) == 30
+    assert buffer[29]["observation.environment_state"].shape == (16,)
+
+    shutil.copytree(out, again, symlinks=True)
+    shutil.rmtree(again / "checkpoints" / "000008")
+    shutil.rmtree(again / "online_buffer")  # of a later time, or gone with the machine
+    train_online(replace(config_of(again), resume=True), OPTIONS, SCENE)
+    assert losses(again) == losses(out)
+    assert lines(again / "rollouts.jsonl") == rolled
+    other = LeRobotDatasetV2(again / "online_buffer", readonly=True)
+    for key in buffer.data_keys:
+        assert np.array_equal(other.get_data_by_key(key), buffer.get_data_by_key(key)), key
+    snapshot = LeRobotDatasetV2(again / "checkpoints" / "000004" / "online_buffer", readonly=True)
+    assert snapshot.generation < other.generation
+
+
+def test_a_dataset_first_and_then_both(tmp_path: Path) -> None:
+    recorded = record(tmp_path / "recorded", [1, 2, 3])
+    config = config_of(tmp_path / "run", recorded, steps=6)
+    train_online(config, replace(OPTIONS, online_steps=4), SCENE)
+    assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == list(range(1, 7))
+    assert {line["step"] for line in lines(tmp_path / "run" / "rollouts.jsonl")} == {2, 5}
+    assert len(LeRobotDatasetV2(recorded, readonly=True)) == 21, "the recorded dataset was written to"
+    train_online(replace(config, steps=7, resume=True), replace(OPTIONS, online_steps=5), SCENE)
+    assert len(losses(tmp_path / "run")) == 7
+
+
+def test_rollouts_in_a_process_apart(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train_online(config_of(out), replace(OPTIONS, online_rollouts_apart=True), SCENE)
+    assert len(lines(out / "rollouts.jsonl")) == 6
+    assert len(LeRobotDatasetV2(out / "online_buffer", readonly=True)) == 30
+    assert not spawned()
+
+
+class Elsewhere(gymnasium.Env[Any, Any]):
+    """An environment that no other process knows."""
+
+    metadata: dict[str, Any] = {"render_fps": 10}  # noqa: RUF012 - gymnasium's
+    observation_space = gymnasium.spaces.Dict(
+        {name: gymnasium.spaces.Box(-1, 1, (3,), np.float32) for name in ("agent_pos", "environment_state")}
+    )
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ARG002
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+def test_what_fails_in_the_process_apart_is_told(tmp_path: Path) -> None:
+    gymnasium.register("tests/Elsewhere-v0", f"{__name__}:Elsewhere", max_episode_steps=4)
+    try:
+        options = replace(OPTIONS, online_rollouts_apart=True)
+        with pytest.raises(RolloutError, match=r"has failed:(.|\n)*tests/Elsewhere-v0"):
+            train_online(config_of(tmp_path / "run"), options, Scene("tests/Elsewhere-v0"))
+    finally:
+        del gymnasium.registry["tests/Elsewhere-v0"]
+    assert not spawned()
+
+
+def test_what_does_not_go_together_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    out, recorded = tmp_path / "run", record(tmp_path / "recorded", [1])
+    with pytest.raises(ConfigError, match="--online-buffer-capacity 5: an episode has up to 6 frames"):
+        train_online(config_of(out), replace(OPTIONS, online_buffer_capacity="5"), SCENE)
+    with pytest.raises(ConfigError, match="--dataset none has nothing for 4 offline steps"):
+        train_online(config_of(out), replace(OPTIONS, online_steps=4), SCENE)
+    with pytest.raises(ConfigError, match="--online-steps 9 of --steps 8"):
+        train_online(config_of(out), replace(OPTIONS, online_steps=9), SCENE)
+    with pytest.raises(ConfigError, match=r"environment_state: \(16,\) in the policy, None in the environment"):
+        train_online(config_of(out, recorded), OPTIONS, Scene("pusht", max_steps=5))
+    with pytest.raises(ConfigError, match="trained at 10 Hz, and the environment runs at 20 Hz"):
+        train_online(config_of(out, recorded), OPTIONS, replace(SCENE, fps=20))
+    assert not list(out.glob("checkpoints/*"))
+    with pytest.raises(ConfigError, match="give --env, as --env pusht"):
+        training.run(["--policy", "tdmpc", "--dataset", str(recorded), "--output-dir", str(out), "--online-steps", "1"])
+
+
+def test_other_options_are_refused_on_resuming(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train_online(config_of(out, steps=2), replace(OPTIONS, online_steps=2), SCENE)
+    config = config_of(out, steps=3, resume=True)
+    with pytest.raises(ConfigError, match=r"online_sampling_ratio was 0\.5 and is now 0\.9"):
+        train_online(config, replace(OPTIONS, online_steps=3, online_sampling_ratio=0.9), SCENE)
+    with pytest.raises(ConfigError, match="max_steps was 5 and is now 4"):
+        train_online(config, replace(OPTIONS, online_steps=3), replace(SCENE, max_steps=4))
