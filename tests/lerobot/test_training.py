@@ -175,6 +175,16 @@ def test_it_acts_and_an_episode_depends_on_its_seed_alone(runs: Mapping[str, LeR
     np.testing.assert_array_equal(alone[:, 0], together[:, 1])
 
 
+def test_averages_over_chunks_are_those_of_one_environment(dataset: Path, tmp_path: Path) -> None:
+    options = ("temporal_ensemble_coeff=0.01", "n_action_steps=1")
+    train(config_of("act", dataset, tmp_path / "run", *options, steps=1, save_every=1))
+    actor = actor_from(tmp_path / "run", PLACE, torch.device("cpu"))
+    together = acted(actor, {0: 7, 1: 8}, observed(2))
+    alone = acted(actor, {0: 8}, {key: value[1:] for key, value in observed(2).items()})
+    np.testing.assert_array_equal(alone[:, 0], together[:, 1])
+    assert (together[:, 0] != together[:, 1]).any()
+
+
 def acted(actor: LeRobotActor, seeds: dict[int, int], observation: dict[str, Any]) -> Any:
     for env, seed in seeds.items():
         actor.begin(env, seed)

@@ -36,7 +36,7 @@ class LeRobotActor:
     """A policy among environments: arrays in, arrays out. What it does in an episode depends on its seed alone."""
 
     def __init__(self, policy: Any, before: Any, after: Any) -> None:
-        self._policy, self._before, self._after = policy.eval(), before, after
+        self._policy, self._before, self._after = policy, before, after
         self._cameras = list(policy.config.image_features)
         self._features = policy.config.input_features
         self._device = next(policy.parameters()).device
@@ -47,8 +47,11 @@ class LeRobotActor:
         """A new episode begins in environment `env`: forget the last one there."""
         # A policy remembers one batch of episodes that begin and end together. These do not: a memory for each, but
         # the same weights.
-        self._playing[env] = copy.copy(self._policy)
-        self._playing[env].reset()
+        memory = copy.copy(self._policy)
+        if hasattr(memory, "temporal_ensembler"):  # ACT's, which resets in place
+            memory.temporal_ensembler = copy.copy(memory.temporal_ensembler)
+        memory.reset()
+        self._playing[env] = memory
         self._drawn[env] = (seed, 0)
 
     def load(self, weights: Mapping[str, Any]) -> None:
@@ -58,6 +61,7 @@ class LeRobotActor:
     @torch.no_grad()
     def act(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Return actions (environments, *shape) for an observation of all environments."""
+        self._policy.eval()  # it may be in training meanwhile
         count = len(next(iter(observation.values())))
         return np.stack([self._act(env, observation) for env in range(count)])
 
