@@ -216,6 +216,7 @@ def test_an_environment_that_it_does_not_fit_is_refused(
         ("diffusion", ("observation.state",), r"learns from \['observation\.state'\], which the dataset lacks"),
         ("act", ("observation.image",), r"act cannot be trained on observation\.state \(2,\): .*at least one image"),
         ("vqbet", ("observation.image",), "vqbet cannot be trained on"),
+        ("tdmpc", ("observation.image",), r"a camera or from observation\.environment_state .* has observation\.state"),
     ],
 )
 def test_a_dataset_without_what_a_policy_wants_is_refused(

@@ -115,6 +115,12 @@ def set_features(config: Any, shapes: Mapping[str, tuple[int, ...]], cameras: Se
         if key not in found or tuple(feature.shape) != found[key].shape:
             raise ConfigError(f"--policy.input_features: {key} {feature.shape}; the dataset has {_told(found)}")
     config.input_features = config.input_features or found
+    if config.type == "tdmpc" and not config.image_features and not config.env_state_feature:  # it would fail at a step
+        raise ConfigError(
+            f"--policy tdmpc learns from a camera or from observation.environment_state beside {STATE}; the dataset "
+            f"has {_told(found)}. An environment's state can be both: "
+            f"--env-keys observation.state= observation.environment_state="
+        )
     with refusals(config.type, config.input_features):
         config.validate_features()
 
