@@ -149,7 +149,7 @@ def test_on_another_device_images_travel_as_bytes_and_come_as_floats(dataset: Le
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_on_cuda_every_value_is_what_the_dataset_gives(dataset: LeRobotDatasetV2, workers: int) -> None:
     order = list(EpisodeAwareSampler(dataset, batch_size=6, shuffle=True))
     loader = make_loader(dataset, 6, num_workers=workers, device="cuda")

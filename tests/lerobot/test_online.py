@@ -34,9 +34,9 @@ OPTIONS = OnlineOptions(
 
 
 def config_of(out: Path, dataset: Path = Path("none"), **others: Any) -> LeRobotTrainConfig:
-    given: dict[str, Any] = {"steps": 8, "save_every": 4, "num_workers": 1, "policy_options": TINY, **others}
+    given: dict[str, Any] = {"steps": 8, "save_every": 4, "num_workers": 1, "device": "cpu", **others}
     policy: LeRobotPolicy = "tdmpc"
-    return LeRobotTrainConfig(dataset, out, batch_size=8, device="cpu", policy=policy, **given)
+    return LeRobotTrainConfig(dataset, out, batch_size=8, policy=policy, policy_options=TINY, **given)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

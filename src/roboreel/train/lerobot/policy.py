@@ -141,7 +141,25 @@ def _told(features: Mapping[str, Any]) -> str:
 def make_policy(config: Any) -> Any:
     """Make the policy with fresh weights, on its device."""
     with refusals(config.type, config.input_features):
-        return lerobot("policies.factory").get_policy_class(config.type)(config).to(config.device)
+        policy = lerobot("policies.factory").get_policy_class(config.type)(config).to(config.device)
+    if config.use_amp and config.type == "vqbet":
+        # Its codebook is changed in place, by averages of what the encoder gives, and takes nothing but float32.
+        codes = policy.vqbet.action_head.vqvae_model
+        for module in (codes.encoder, codes.vq_layer, codes.decoder):
+            stay_float32(module, torch.device(config.device).type)
+    return policy
+
+
+def stay_float32(module: torch.nn.Module, device_type: str) -> None:
+    """Have a module take, compute and give float32, also where autocast is on around it."""
+    forward = module.forward
+
+    def in_float32(*values: Any, **options: Any) -> Any:
+        wide = (value.float() if torch.is_tensor(value) and value.is_floating_point() else value for value in values)
+        with torch.autocast(device_type, enabled=False):
+            return forward(*wide, **options)
+
+    module.forward = in_float32
 
 
 def make_processors(config: Any, stats: Mapping[str, Mapping[str, Any]]) -> tuple[Any, Any]:
