@@ -269,10 +269,18 @@ def read_or_nothing(path: Path, size: int = -1) -> bytes:
     try:
         with os.fdopen(files.open_to_read(path), "rb") as file:
             present = os.fstat(file.fileno()).st_size
-            return file.read(present if size < 0 else min(size, present))  # asked for more, it would take the memory
+            wanted = present if size < 0 else min(size, present)
+            if wanted > _memory_bytes():  # a hole takes no room on the disk, and all of its size here
+                raise MemoryError
+            return file.read(wanted)
     except FileNotFoundError:
         return b""
-    except MemoryError:  # a hole takes no room on the disk, and all of its size here
+    except MemoryError:
         raise StorageDirCorruptError(
             f"{path} has {present:,} bytes, more than there is memory to look at it; restore it from a copy"
         ) from None
+
+
+def _memory_bytes() -> int:
+    """Of the machine: where memory is promised before it is there, asking for more is no error, but the end."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
