@@ -204,6 +204,19 @@ def test_it_cannot_shrink(root: Path, before: Any, after: Any, message: str, rea
     assert len(LeRobotDatasetV2(root)) == 5
 
 
+def test_a_little_more_in_bytes_costs_nothing_where_the_first_episode_took_more_than_its_share(root: Path) -> None:
+    with LeRobotDatasetV2(root, 10, "24kB", image_mode="png") as dataset:
+        dataset.add_episodes(noise(16, 0))
+    known = metadata(root)
+    assert known["capacity"] == 16 > known["byte_capacity"]["bytes"] // known["byte_capacity"]["frame_bytes"]
+    with LeRobotDatasetV2(root, buffer_capacity="24100B") as dataset:
+        assert dataset.get_data_by_key("index").tolist() == list(range(16))
+    LeRobotDatasetV2.check_storage_dir_integrity(root)
+    with LeRobotDatasetV2(root, buffer_capacity="48kB") as dataset:
+        dataset.add_episodes(noise(3, 16))
+        assert len(dataset) == 19
+
+
 # Space
 
 

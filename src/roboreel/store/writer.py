@@ -348,6 +348,8 @@ class Writer:
             self._fix(asked.amount, None)
 
     def _fix(self, capacity: int, limit: ByteCapacity | None) -> None:
+        # A first episode may take more than its bytes are counted for: what there is room for is never taken back.
+        capacity = max(capacity, self.store.state.capacity)
         if capacity > self.store.state.capacity:
             self._allocate(capacity, FREE_SHARE)
         self._put_metadata(replace(self.store.manifest, fixed_capacity=True, byte_capacity=limit), capacity)
