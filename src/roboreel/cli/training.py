@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> None:
     policy, arguments = take_policy(arguments)
     if policy == "bc":
         told = f"{TrainConfig.__doc__} --policy {'|'.join(get_args(LeRobotPolicy))} trains one of LeRobot's instead."
-        config, trial, _ = parse(TrainConfig, PROGRAM, told, arguments)
+        config, trial, online = parse(TrainConfig, PROGRAM, told, arguments)
     elif policy in get_args(LeRobotPolicy):
         options, rest = take_policy_options(arguments)
         told = str(LeRobotTrainConfig.__doc__)
