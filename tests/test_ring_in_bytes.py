@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import roboreel
@@ -59,6 +60,17 @@ def test_a_ring_overwrites_earlier_where_images_take_more_than_the_first_ones(
     )  # rather over the oldest than into slots that nothing was in yet
     dataset.close()
     LeRobotDatasetV2.check_storage_dir_integrity(root)
+
+
+def test_a_video_of_several_episodes_counts_once(tmp_path: Path, root: Path) -> None:
+    made(tmp_path / "recorded", [4] * 6, camera=True, task="push", image_mode="video").to_lerobot(tmp_path / "lerobot")
+    (video,) = (tmp_path / "lerobot").rglob("*.mp4")
+    limit = f"{int(4.3 * video.stat().st_size)}B"
+    dataset = LeRobotDatasetV2.from_lerobot(tmp_path / "lerobot", root, buffer_capacity=limit, use_as_fifo_buffer=True)
+    assert metadata(root)["capacity"] > 27
+    assert dataset.get_data_by_key("index").tolist() == list(range(24))
+    dataset.add_episodes({**recording(3, 24, camera=True, task="push"), "task_index": np.zeros(3, np.int64)})
+    assert dataset.get_data_by_key("index").tolist() == list(range(27))
 
 
 def pairs(dataset: LeRobotDatasetV2) -> set[tuple[int, int]]:

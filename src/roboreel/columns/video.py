@@ -121,10 +121,9 @@ class VideoWriter:
         self._staged = None
         if not isinstance(frames, VideoFrames):
             return self._encode(frames, stop), 0
-        status = frames.path.stat()
-        source = (frames.path.resolve(), status.st_size, status.st_mtime_ns)
+        source = _identity(frames)
         if source not in self._taken:
-            held = self._held(frames.path, status.st_size)
+            held = self._held(frames.path, source[1])
             self._taken[source] = self._copy(frames) if held is None else held
         file = self._taken[source]
         held = len(kept_table(paths.frame_table_path(self._root, self.spec.name, file)))
@@ -134,6 +133,10 @@ class VideoWriter:
                 f"{frames.first + frames.length - 1} of it"
             )
         return file, frames.first
+
+    def has_taken(self, frames: CameraFrames) -> bool:
+        """Whether the file that they lie in is here, of an episode before."""
+        return isinstance(frames, VideoFrames) and _identity(frames) in self._taken
 
     def _held(self, path: Path, size: int) -> int | None:
         """The file that was taken in last, if it is this one: an import that was killed goes on within it."""
@@ -216,3 +219,8 @@ class VideoWriter:
 
     def forget_unsynced(self) -> None:
         self._unsynced.clear()
+
+
+def _identity(frames: VideoFrames) -> tuple[Path, int, int]:
+    status = frames.path.stat()
+    return frames.path.resolve(), status.st_size, status.st_mtime_ns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -144,14 +144,15 @@ class ImageBytes:
         columns = self._store.state.capacity * frame_bytes(self._store.manifest)
         return columns + self._total(list(self._files(self._store.table.live))) + more > limit.total
 
-    def leave_no_room(self, length: int) -> bool:
-        """Whether an episode of `length` frames, with images as large as the newest's, would be too much."""
-        table = self._store.table
-        if self._store.manifest.byte_capacity is None or not len(table.live):
+    def leave_no_room(self, length: int, held: Collection[str]) -> bool:
+        """Whether an episode of `length` frames, with images as large as the newest's, would be too much.
+
+        Of the cameras in `held` its file is here already, and counted.
+        """
+        live = self._store.table.live
+        if self._store.manifest.byte_capacity is None or not len(live):
             return False
-        newest = table.live[-1:]
-        a_frame = sum(self._size(*file) for file in self._files(newest)) / int(table.rows["length"][newest[0]])
-        return self.are_too_many(a_frame * length)
+        return self.are_too_many(float(self._encoded(int(live[-1]), held) * length))
 
     def capacity_for(self, total: int) -> tuple[int, ByteCapacity]:
         """Return for how many frames `total` bytes have room, and what a frame was counted for."""
@@ -161,17 +162,21 @@ class ImageBytes:
 
     def a_frame(self) -> int:
         """What a frame counts for, by the oldest episode that is left: its columns, and its images with a margin."""
-        table = self._store.table
-        encoded = Fraction(0)
-        if len(table.live):
-            row = int(table.live[0])
-            length = int(table.rows["length"][row])
-            for key, number in self._files(np.array([row])):
-                frames = length
-                if self._store.manifest.keys[key].image_mode is LeRobotDatasetV2ImageMode.VIDEO:
-                    frames = self._video_frames(key, number)  # other episodes may be in the same file
-                encoded += Fraction(self._size(key, number), frames)
+        live = self._store.table.live
+        encoded = self._encoded(int(live[0])) if len(live) else Fraction(0)
         return frame_bytes(self._store.manifest) + int(np.ceil(float(encoded * ENCODED_MARGIN)))
+
+    def _encoded(self, row: int, held: Collection[str] = ()) -> Fraction:
+        """Bytes of image files for which a frame of the episode counts, those of the cameras in `held` left out."""
+        encoded, length = Fraction(0), int(self._store.table.rows["length"][row])
+        for key, number in self._files(np.array([row])):
+            if key in held:
+                continue
+            frames = length
+            if self._store.manifest.keys[key].image_mode is LeRobotDatasetV2ImageMode.VIDEO:
+                frames = self._video_frames(key, number)  # other episodes may be in the same file
+            encoded += Fraction(self._size(key, number), frames)
+        return encoded
 
     def _total(self, files: list[tuple[str, int]]) -> int:
         """Bytes of these files; sizes of others are forgotten."""

@@ -64,6 +64,10 @@ class MediaFiles:
         in_threads(jobs, max(2, cores()), stop)
         return [clips[key] for key in self._store.manifest.video_keys], checksums
 
+    def held(self, episode: Episode) -> set[str]:
+        """The cameras of an episode whose frames lie in a video file that came in with another one."""
+        return {key for key, video in self._videos.items() if video.has_taken(episode.cameras[key])}
+
     def drop_staged(self) -> None:
         """After a failure: remove what was staged; where that fails too, the next `evict` sweeps."""
         self._tidy = False

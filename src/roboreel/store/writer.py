@@ -106,7 +106,8 @@ class Writer:
         self._lock.check_owned()
         manifest, state = self.store.manifest, self.store.state
         start = state.next_slot
-        if manifest.ring and start == state.frames and self._image_bytes.leave_no_room(episode.length):
+        is_next_new = manifest.ring and start == state.frames
+        if is_next_new and self._image_bytes.leave_no_room(episode.length, self._media.held(episode)):
             start = 0  # over the oldest, rather than to give these up and use slots that nothing is in yet
         place = place_episode(episode.length, start, state.capacity, fixed=manifest.fixed_capacity, ring=manifest.ring)
         if place.capacity > state.capacity:
@@ -348,8 +349,7 @@ class Writer:
             self._fix(asked.amount, None)
 
     def _fix(self, capacity: int, limit: ByteCapacity | None) -> None:
-        # A first episode may take more than its bytes are counted for: what there is room for is never taken back.
-        capacity = max(capacity, self.store.state.capacity)
+        capacity = max(capacity, self.store.state.capacity)  # a first episode may take more than its share of bytes
         if capacity > self.store.state.capacity:
             self._allocate(capacity, FREE_SHARE)
         self._put_metadata(replace(self.store.manifest, fixed_capacity=True, byte_capacity=limit), capacity)
