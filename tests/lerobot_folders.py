@@ -19,8 +19,8 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from roboreel.convert.foreign import SourceEpisode
 from roboreel.convert.lerobot import LeRobotSource, open_lerobot
-from roboreel.convert.source import SourceEpisode
 from tests.video_files import HEIGHT, WIDTH, painted_frame, write_video
 
 FPS = 10

@@ -1,4 +1,4 @@
-"""LeRobot folders as a `Source`: real recordings and small made ones come out right, broken ones in one clear error."""
+"""LeRobot folders opened: real recordings and small made ones come out right, broken ones in one clear error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from roboreel.convert.foreign import ForeignDataset
 from roboreel.convert.lerobot import open_lerobot
-from roboreel.convert.source import Source
 from roboreel.schema import LeRobotDatasetV2ImageMode as Mode
 from roboreel.store import PngFrames, VideoFrames
 from tests import lerobot_folders as made
@@ -36,7 +36,7 @@ def make(tmp_path: Path) -> Callable[[str], Path]:
     return lambda kind: made.WRITERS[kind](tmp_path / kind)
 
 
-def key_table(source: Source) -> dict[str, tuple[str, tuple[int, ...]]]:
+def key_table(source: ForeignDataset) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {key.name: (key.dtype.name, key.shape) for key in source.keys}
 
 
@@ -101,7 +101,7 @@ def test_the_episodes_can_be_gone_through_again(make: Callable[[str], Path]) -> 
 
 
 def test_source_is_what_the_protocol_says(make: Callable[[str], Path]) -> None:
-    source: Source = open_lerobot(make("v2.0"))
+    source: ForeignDataset = open_lerobot(make("v2.0"))
     assert source.provenance == {"format": "LeRobot v2.0", "folder": "v2.0", "robot_type": "test"}
 
 

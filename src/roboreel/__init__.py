@@ -10,6 +10,7 @@ from roboreel import errors
 from roboreel.errors import *  # noqa: F403 - the errors are the public face, all of them
 
 if TYPE_CHECKING:
+    from roboreel.convert import Source, image_files
     from roboreel.dataset import LeRobotDatasetV2, MultiLeRobotDatasetV2, takes_batch
     from roboreel.images import ImagePipeline
     from roboreel.sampling import (
@@ -36,10 +37,12 @@ _LAZY = {
     "LeRobotDatasetV2ImageMode": "roboreel.schema",
     "MultiLeRobotDatasetV2": "roboreel.dataset",
     "PrioritizedSampler": "roboreel.sampling",
+    "Source": "roboreel.convert",
     "VideoOptions": "roboreel.schema",
     "WeightedSampler": "roboreel.sampling",
     "compute_sampler_weights": "roboreel.sampling",
     "forecast": "roboreel.store.forecast",
+    "image_files": "roboreel.convert",
     "make_loader": "roboreel.sampling",
     "takes_batch": "roboreel.dataset",
 }
@@ -52,11 +55,13 @@ __all__ = [
     "LeRobotDatasetV2ImageMode",
     "MultiLeRobotDatasetV2",
     "PrioritizedSampler",
+    "Source",
     "VideoOptions",
     "WeightedSampler",
     "__version__",
     "compute_sampler_weights",
     "forecast",
+    "image_files",
     "make_loader",
     "takes_batch",
 ]

@@ -1,4 +1,4 @@
-"""Foreign formats: a `Source` gives episodes, `ingest` stores them."""
+"""Foreign formats: a `ForeignDataset` gives episodes, `ingest` stores them; anyone's `Source` is made one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.convert.encoded_images import image_files
 from roboreel.convert.export_forecast import check_export_fits
+from roboreel.convert.foreign import ForeignDataset, SourceEpisode
 from roboreel.convert.import_forecast import ImportForecast, forecast_source
 from roboreel.convert.ingest import (
     IngestOptions,
@@ -28,7 +30,8 @@ from roboreel.convert.lerobot_info import read_info
 from roboreel.convert.lerobot_v1 import is_v1
 from roboreel.convert.lerobot_v2 import list_v2
 from roboreel.convert.lerobot_v3 import list_v3
-from roboreel.convert.source import Source, SourceEpisode
+from roboreel.convert.opened_source import OpenedSource
+from roboreel.convert.source import Source
 from roboreel.convert.store_source import StoreSource
 from roboreel.errors import InvalidArgumentError
 from roboreel.store import Store, built_beside
@@ -37,6 +40,7 @@ __all__ = [
     "ExportOptions",
     "ExportReport",
     "ExportVersion",
+    "ForeignDataset",
     "ImportForecast",
     "IngestOptions",
     "IngestReport",
@@ -45,8 +49,11 @@ __all__ = [
     "Told",
     "check_free",
     "export_lerobot",
+    "forecast_import",
     "forecast_lerobot",
+    "image_files",
     "import_lerobot",
+    "import_source",
     "ingest",
     "is_there",
     "listed_episodes",
@@ -80,6 +87,27 @@ def forecast_lerobot(folder: Path, storage_dir: Path, options: IngestOptions) ->
     """Say what `import_lerobot` would take, without writing anything."""
     source = open_lerobot(folder, options.skip_episodes, strict=options.strict)
     return forecast_source(source, planned(source, options, {}), storage_dir.resolve())
+
+
+def import_source(
+    source: Source, storage_dir: Path, options: IngestOptions, told: Told | None = None
+) -> IngestReport | None:
+    """Take a source in; None where `storage_dir` holds just that already. See `import_lerobot`."""
+    storage_dir = storage_dir.resolve()
+    opened = OpenedSource(source, options.skip_episodes)
+    for place in source.files:
+        if storage_dir.is_relative_to(Path(place).resolve()):
+            raise InvalidArgumentError(f"{storage_dir} lies in {place}, which is only read; import to another place")
+    if is_there(storage_dir, opened.provenance, options.cameras):
+        return None
+    known = {key: value for key, value in opened.provenance.items() if value is not None}
+    return ingest(opened, storage_dir, options, known, told)
+
+
+def forecast_import(source: Source, storage_dir: Path, options: IngestOptions) -> ImportForecast:
+    """Say what `import_source` would take, without writing anything."""
+    opened = OpenedSource(source, options.skip_episodes)
+    return forecast_source(opened, planned(opened, options, {}), storage_dir.resolve())
 
 
 def export_lerobot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.convert.source import DecodedImages, Source, StreamedSource
+from roboreel.convert.foreign import DecodedImages, ForeignDataset, StreamedSource
 from roboreel.errors import DiskSpaceError
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
 from roboreel.store import (
@@ -69,7 +70,7 @@ class ImportForecast:
         return {**asdict(self), "fits": self.fits}
 
 
-def forecast_source(source: Source, manifest: Manifest, storage_dir: Path) -> ImportForecast:
+def forecast_source(source: ForeignDataset, manifest: Manifest, storage_dir: Path) -> ImportForecast:
     """Forecast the import of `source` as the dataset that `manifest` describes; nothing is written."""
     stored = source.num_frames
     if manifest.fixed_capacity and manifest.byte_capacity is None:
@@ -95,7 +96,7 @@ def forecast_source(source: Source, manifest: Manifest, storage_dir: Path) -> Im
     )
 
 
-def _samples(source: Source, cameras: Mapping[str, KeySpec]) -> dict[str, list[CameraFrames]]:
+def _samples(source: ForeignDataset, cameras: Mapping[str, KeySpec]) -> dict[str, list[CameraFrames]]:
     """The frames of the first episodes, which are decoded only if they are asked for."""
     found: dict[str, list[CameraFrames]] = {key: [] for key in cameras}
     # where videos are copied nothing need be read at all
@@ -113,7 +114,7 @@ def _is_kept(spec: KeySpec) -> bool:
 
 
 def _camera(
-    source: Source, manifest: Manifest, key: str, sample: Sequence[CameraFrames], frames: int
+    source: ForeignDataset, manifest: Manifest, key: str, sample: Sequence[CameraFrames], frames: int
 ) -> CameraForecast:
     """The forecast of one camera; `frames` are those that stay."""
     spec = manifest.keys[key]
@@ -122,8 +123,10 @@ def _camera(
     images = [data for one in sample for data in _image_bytes(one)]
     share = Fraction(frames, max(1, source.num_frames))
     size = sum(map(on_disk, files.values()))
-    before = "video" if files else "images"
+    before = "video" if files else "images" if images or not sample else "raw pixels"
     bytes_before = size if files else _mean(list(map(len, images)), source.num_frames)
+    if before == "raw pixels":
+        bytes_before = source.num_frames * math.prod(sample[0].shape) * sample[0].dtype.itemsize
     mode = spec.image_mode
     if mode is LeRobotDatasetV2ImageMode.MEMMAP:
         after, measured = manifest.capacity * spec.frame_bytes, 0

@@ -12,8 +12,8 @@ from typing import Any
 
 import xxhash
 
+from roboreel.convert.foreign import ForeignDataset, SourceEpisode, StreamedSource
 from roboreel.convert.import_forecast import ImportForecast, forecast_source
-from roboreel.convert.source import Source, SourceEpisode, StreamedSource
 from roboreel.errors import InvalidArgumentError, RoboreelError, RoboreelWarning, SourceError
 from roboreel.schema import index_keys
 from roboreel.store import (
@@ -75,7 +75,7 @@ Told = Callable[[ImportForecast], object]
 
 
 def ingest(
-    source: Source,
+    source: ForeignDataset,
     storage_dir: Path,
     options: IngestOptions,
     provenance: Mapping[str, Any],
@@ -148,7 +148,7 @@ def _give_up(writer: Writer, error: BaseException, *, kept: bool, was_there: boo
 
 
 @contextlib.contextmanager
-def _named(episode: SourceEpisode, source: Source) -> Iterator[None]:
+def _named(episode: SourceEpisode, source: ForeignDataset) -> Iterator[None]:
     """Have an error say which episode it met; those of the source do."""
     try:
         yield
@@ -171,7 +171,7 @@ def check_free(storage_dir: Path) -> None:
     check_empty(storage_dir)
 
 
-def planned(source: Source, options: IngestOptions, provenance: Mapping[str, Any]) -> Manifest:
+def planned(source: ForeignDataset, options: IngestOptions, provenance: Mapping[str, Any]) -> Manifest:
     """The metadata of the dataset to be."""
     manifest = Manifest(
         fps=source.fps,
@@ -227,13 +227,13 @@ def _stored(episode: SourceEpisode) -> Episode:
         columns=episode.columns,
         strings=episode.strings,
         cameras=episode.cameras,
-        integer_windows=True,  # one row is one video frame, whatever the clock said
+        integer_windows=episode.integer_windows,
         source_episode=episode.index,
     )
 
 
 def _with_progress(
-    source: Source, storage_dir: Path, progress: bool, resumed: int
+    source: ForeignDataset, storage_dir: Path, progress: bool, resumed: int
 ) -> Iterator[tuple[int, SourceEpisode]]:
     """The episodes with their numbers; of a source that is fetched, not those that an earlier try has taken in."""
     numbered: Iterable[Any] = enumerate(source.episodes())
@@ -251,21 +251,29 @@ def _with_progress(
             bar.update(episode.length)
 
 
-def fingerprint(folder: Path) -> str:
-    """Return 16 hexadecimal digits that change with names, sizes and contents of a folder's files.
+def fingerprint(*places: Path) -> str:
+    """Return 16 hexadecimal digits that change with names, sizes and contents of files, or of a folder's.
 
     Times of change are left out: a fresh copy of the same data is the same data. Of large files (video, mostly) so
     many blocks are read that a look costs milliseconds; a change that keeps the size and misses them is not seen.
     """
     digest = xxhash.xxh3_64()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for name, path in (named for place in places for named in _files_of(place)):
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\n".encode(errors="surrogateescape"))
+        digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
         with path.open("rb") as file:
             for start in range(0, size, max(_BLOCK, size // _BLOCKS)):
                 file.seek(start)
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()
+
+
+def _files_of(place: Path) -> Iterator[tuple[str, Path]]:
+    if place.is_file():
+        yield place.name, place
+        return
+    for path in sorted(path for path in place.rglob("*") if path.is_file()):
+        yield path.relative_to(place).as_posix(), path
 
 
 def is_there(storage_dir: Path, provenance: Mapping[str, Any], cameras: CameraStorage) -> bool:

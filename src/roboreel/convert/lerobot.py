@@ -1,4 +1,4 @@
-"""LeRobot v1.x, v2.0, v2.1 and v3.0 folders as a `Source`: opened and checked at once, read episode by episode."""
+"""LeRobot v1.x, v2.0, v2.1 and v3.0 folders as a `ForeignDataset`: opened and checked at once, read one by one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from roboreel.convert.foreign import SourceEpisode
 from roboreel.convert.lerobot_cameras import ImageCamera, open_cameras
 from roboreel.convert.lerobot_columns import ROW_KEYS, plan_columns, read_time_and_order, read_values
 from roboreel.convert.lerobot_info import Info, read_info, shown
@@ -23,7 +24,6 @@ from roboreel.convert.lerobot_videos import VideoCamera
 from roboreel.convert.parquet import parse_strings
 from roboreel.convert.remote import Remote
 from roboreel.convert.rows import RowFile, Rows
-from roboreel.convert.source import SourceEpisode
 from roboreel.errors import SourceError
 from roboreel.schema import FRAME_INDEX_KEY, INDEX_KEY, STRING_CODE_DTYPE, TASK_KEY, TIMESTAMP_KEY, KeySpec
 
@@ -77,7 +77,7 @@ def open_lerobot(
 
 
 class LeRobotSource:
-    """An opened LeRobot folder; a `Source`."""
+    """An opened LeRobot folder; a `ForeignDataset`."""
 
     def __init__(
         self,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from roboreel._optional import require
-from roboreel.convert.lerobot_camera import UINT8, advised, camera_spec
+from roboreel.convert.foreign import DecodedImages
+from roboreel.convert.image_form import image_form, is_png
+from roboreel.convert.lerobot_camera import advised, camera_spec
 from roboreel.convert.lerobot_columns import ROW_KEYS
 from roboreel.convert.lerobot_info import Feature, Info, inside
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings
 from roboreel.convert.lerobot_videos import VideoCamera
 from roboreel.convert.rows import RowFile, Rows
-from roboreel.convert.source import DecodedImages
 from roboreel.errors import SourceError
 from roboreel.schema import TASK_KEY, LeRobotDatasetV2ImageMode
 from roboreel.store import CameraFrames, PngFrames
@@ -41,9 +39,9 @@ class ImageCamera:
         self._name = feature.name
         self._reader: tuple[RowFile, Rows] | None = None
         data = self._read(entries[0], 0)
-        shape, dtype = _image_form(data, f"{entries[0].where}, camera {feature.name!r}, frame 0")
+        shape, dtype = image_form(data, f"{entries[0].where}, camera {feature.name!r}, frame 0")
         self.spec = camera_spec(feature, shape, LeRobotDatasetV2ImageMode.PNG, warnings, dtype)
-        self._is_png = _is_png(data)
+        self._is_png = is_png(data)
         if not self._is_png:
             warnings.add(f"camera {feature.name!r} holds images that are not PNG: they are decoded")
         if self.spec.is_depth:
@@ -55,9 +53,9 @@ class ImageCamera:
 
         def read(i: int) -> bytes:
             data = self._read(entry, i)
-            shape, dtype = _image_form(data, f"{source}, frame {i}")
-            if (shape, dtype) != (self.spec.shape, self.spec.dtype) or _is_png(data) != self._is_png:
-                kind = "a PNG image" if _is_png(data) else "an image that is not PNG,"
+            shape, dtype = image_form(data, f"{source}, frame {i}")
+            if (shape, dtype) != (self.spec.shape, self.spec.dtype) or is_png(data) != self._is_png:
+                kind = "a PNG image" if is_png(data) else "an image that is not PNG,"
                 raise SourceError(
                     f"{source}, frame {i}: {kind} of {dtype} {shape}, where the first is of {self.spec.dtype} "
                     f"{self.spec.shape}; "
@@ -90,39 +88,6 @@ def _read_file(path: Path, where: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{where}: the image {path} cannot be read ({error.strerror}); download it again") from None
-
-
-def _is_png(data: bytes) -> bool:
-    return data.startswith(b"\x89PNG\r\n\x1a\n")
-
-
-def _image_form(data: bytes, where: str) -> tuple[tuple[int, int, int], np.dtype[Any]]:
-    """(height, width, channels) and dtype from the header alone; `SourceError` for what is cut off or does not fit."""
-    if not _is_png(data):
-        return _foreign_shape(data, where), UINT8
-    if len(data) < 45 or data[12:16] != b"IHDR" or data[-8:-4] != b"IEND":
-        raise SourceError(f"{where}: not a whole PNG file ({len(data)} bytes); download the file again")
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    depth, colour = data[24], data[25]
-    if depth > 8 and colour != 0:
-        raise SourceError(
-            f"{where}: a PNG of {depth} bits a channel, and images here have 8 (depth, of one channel, has 16); "
-            "take the camera out"
-        )
-    # palette (3) decodes to RGB; grey with alpha (4) has no form of its own
-    return (height, width, {0: 1, 2: 3, 3: 3}.get(colour, 4)), np.dtype("<u2") if depth > 8 else UINT8
-
-
-def _foreign_shape(data: bytes, where: str) -> tuple[int, int, int]:
-    image_module = require("PIL.Image", purpose="reading images")
-    try:
-        with image_module.open(io.BytesIO(data)) as image:
-            width, height, mode = image.width, image.height, image.mode
-    except Exception as error:  # noqa: BLE001 - Pillow raises what its many decoders raise
-        raise SourceError(f"{where}: not a readable image ({error}); download the file again") from None
-    if mode.startswith(("I", "F")):
-        raise SourceError(f"{where}: an image of mode {mode}, and images here have 8 bits a channel; take it out")
-    return height, width, {"L": 1, "1": 1, "RGBA": 4}.get(mode, 3)
 
 
 def open_cameras(info: Info, entries: Sequence[EpisodeEntry], warnings: Warnings) -> list[VideoCamera | ImageCamera]:

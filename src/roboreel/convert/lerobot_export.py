@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from roboreel._optional import require
+from roboreel.convert.foreign import SourceEpisode
 from roboreel.convert.lerobot_features import (
     RECORDED_KEY,
     TASK_INDEX_KEY,
@@ -23,7 +24,6 @@ from roboreel.convert.lerobot_features import (
 from roboreel.convert.lerobot_listing import EpisodeLines, EpisodeTable, Listing, write_json, write_task_table
 from roboreel.convert.lerobot_stats import Stats, column_stats, image_stats
 from roboreel.convert.lerobot_video_out import VideoPlace, VideosOut
-from roboreel.convert.source import SourceEpisode
 from roboreel.convert.store_source import StoreSource
 from roboreel.errors import InvalidArgumentError, RoboreelWarning
 from roboreel.schema import (

@@ -1,102 +1,60 @@
-"""What a foreign dataset must give to be taken in: its keys once, then its episodes one by one."""
+"""`Source`: a recording in a format of one's own, and what it takes to have it taken in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-from numpy.typing import NDArray
-
-from roboreel.schema import KeySpec
-from roboreel.store import CameraFrames, PngFrames
+from types import MappingProxyType
+from typing import Any
 
 
-@dataclass(frozen=True)
-class SourceEpisode:
-    """One episode of a foreign dataset; `length` frames, which are read or decoded when they are asked for."""
+class Source(ABC):
+    """A recording in a format of your own, which `LeRobotDatasetV2.from_source` takes in episode by episode.
 
-    index: int
-    """The number that the source gives it; errors name it."""
-    length: int
-    columns: Mapping[str, NDArray[Any]]
-    """(length, *shape) for every key that is neither a camera nor a string."""
-    strings: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """One string a frame, e.g. `task`."""
-    cameras: Mapping[str, CameraFrames] = field(default_factory=dict)
+    Set `fps` and `lengths`, and say in `read_episode` what an episode holds. Only one episode is asked for at a time,
+    so that memory holds no more than that; `roboreel.image_files` has images read one by one.
 
+    >>> import numpy as np, tempfile
+    >>> from roboreel import LeRobotDatasetV2, Source
+    >>> class Ramps(Source):
+    ...     fps = 10
+    ...     lengths = [3, 2]
+    ...
+    ...     def read_episode(self, number):
+    ...         return {"action": np.arange(self.lengths[number], dtype=np.float32), "task": f"ramp {number}"}
+    >>> dataset = LeRobotDatasetV2.from_source(Ramps(), tempfile.mkdtemp(), progress=False)
+    >>> dataset.num_episodes, dataset[4]["action"].item(), dataset[4]["task"]
+    (2, 1.0, 'ramp 1')
+    """
 
-@dataclass(frozen=True)
-class DecodedImages(CameraFrames):
-    """Images that are not PNG: they are decoded for every image mode."""
-
-    files: PngFrames
-
-    @property
-    def length(self) -> int:  # type: ignore[override]
-        return self.files.length
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return self.files.shape
-
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        return self.files.blocks()
-
-
-class Source(Protocol):
-    """A foreign dataset, opened: what can be checked without reading the frames has been checked."""
+    fps: float
+    """Frames a second (Hz)."""
+    lengths: Sequence[int] = ()
+    """Frames of each episode, at least one each."""
+    files: Sequence[str | Path] = ()
+    """Files or folders that it is read from. Their names, sizes and contents tell this recording from others: called
+    again with the same, `from_source` opens what is there. Where none is named, the rest must tell it."""
+    provenance: Mapping[str, Any] = MappingProxyType({})
+    """What is known of where it comes from, for the metadata: any JSON object."""
+    warnings: Sequence[str] = ()
+    """What was found wrong and worked around, a sentence each."""
 
     @property
     def format(self) -> str:
-        """Name and version, e.g. `LeRobot v2.1`."""
+        """What errors and the metadata call it; by default the name of the class."""
+        return type(self).__name__
 
     @property
-    def fps(self) -> float: ...
+    def episode_numbers(self) -> Sequence[int]:
+        """What the source itself calls each episode, in errors and for `skip_episodes`; by default 0, 1, 2, and on."""
+        return range(len(self.lengths))
 
-    @property
-    def keys(self) -> Sequence[KeySpec]:
-        """Every key but `index`, `episode_index`, `frame_index` and `timestamp`, which every dataset has.
+    @abstractmethod
+    def read_episode(self, number: int) -> Mapping[str, Any]:
+        """Return what episode `number` (of `lengths`, from 0) holds, as `LeRobotDatasetV2.add_episodes` takes it.
 
-        A camera's `image_mode` is the one that keeps it as it is: `video` or `png`.
+        {key: array (length, *shape)}; strings as a list, or one str for all frames. Keys that begin with
+        `observation.image` are cameras: arrays, or what `roboreel.image_files` gives. `timestamp` (s) may be left out.
+        Every episode has the same keys, shapes and dtypes. Raise `roboreel.SourceError` for what cannot be read.
         """
-
-    @property
-    def num_episodes(self) -> int: ...
-
-    @property
-    def num_frames(self) -> int: ...
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """What is known of where it comes from: any JSON object."""
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What was found wrong and worked around, a sentence each; complete once the episodes are through."""
-
-    def camera_files(self, key: str) -> Mapping[Path, int]:
-        """The files that hold a camera's frames and nothing else, and their bytes; none where images lie among rows."""
-
-    def episodes(self) -> Iterator[SourceEpisode]:
-        """Every episode, in order; `SourceError` names the file, key or episode that cannot be read."""
-
-
-@runtime_checkable
-class StreamedSource(Protocol):
-    """A source whose files may be fetched while its episodes are gone through."""
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether they are."""
-
-    def episodes_from(self, first: int) -> Iterator[SourceEpisode]:
-        """The episodes from number `first` on, counted from 0: of those before, nothing is fetched."""
-
-    def release(self, number: int) -> None:
-        """Let go of the files that no episode after this one, counted from 0, needs."""
-
-    @property
-    def released_bytes(self) -> int:
-        """Bytes of files that are here before the first episode and will go one after the other, as they are let go."""

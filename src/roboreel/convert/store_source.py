@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.convert.source import SourceEpisode
+from roboreel.convert.foreign import SourceEpisode
 from roboreel.errors import StorageDirCorruptError
 from roboreel.schema import FRAME_INDEX_KEY, TIMESTAMP_KEY, KeySpec
 from roboreel.store import CameraFrames, CameraSource, Store, frame_checksums

@@ -38,6 +38,8 @@ from roboreel.store import (
 if TYPE_CHECKING:
     import torch
 
+    from roboreel.convert import Source
+
 Ints = NDArray[np.int64]
 DeltaTimestamps = Mapping[str, Sequence[float] | NDArray[np.float64]]
 
@@ -254,6 +256,35 @@ class LeRobotDatasetV2(Samples):
         ingested = IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress, force, strict=strict)
         pull(repo_id, place, asked, ingested)
         return cls(place, None, buffer_capacity, use_as_fifo_buffer or None, image_size=image_size, **options)
+
+    @classmethod
+    def from_source(  # noqa: PLR0913 - the choices of `from_lerobot`
+        cls,
+        source: Source,
+        storage_dir: str | Path,
+        decode_images: bool = False,
+        *,
+        image_mode: AskedMode = None,
+        video_options: AskedOptions = None,
+        buffer_capacity: int | str | None = None,
+        use_as_fifo_buffer: bool = False,
+        image_size: AskedSize = None,
+        skip_episodes: Collection[int] = (),
+        force: bool = False,
+        progress: bool = True,
+        **options: Any,
+    ) -> LeRobotDatasetV2:
+        """Import a recording in another format, `roboreel.open_source(path)` or a `roboreel.Source` of your own.
+
+        As `from_lerobot`, whose arguments and errors these are. Cameras are kept without loss, as PNG (floats: as raw
+        numbers), unless an `image_mode` is asked for.
+        """
+        from roboreel.convert import IngestOptions, import_source
+
+        cameras = CameraStorage.parse(image_mode, video_options, image_size, decode_images=decode_images)
+        ingested = IngestOptions(cameras, buffer_capacity, use_as_fifo_buffer, progress, force, skip_episodes)
+        import_source(source, Path(storage_dir), ingested)
+        return cls(storage_dir, None, buffer_capacity, use_as_fifo_buffer or None, image_size=image_size, **options)
 
     @staticmethod
     def check_storage_dir_integrity(path: str | Path, image_mode: AskedMode = None) -> None:

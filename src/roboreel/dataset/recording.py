@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from roboreel.dataset.batch import loader_workers
 from roboreel.dataset.by_index import ByIndex
-from roboreel.dataset.incoming import check_cameras, split_episodes
 from roboreel.dataset.opening import Opening
 from roboreel.errors import FrameIndexError, RoboreelError
 from roboreel.store import (
@@ -25,7 +24,9 @@ from roboreel.store import (
     Episode,
     SnapshotReport,
     Store,
+    check_cameras,
     check_editable,
+    split_episodes,
 )
 from roboreel.windows import tolerance_s
 

@@ -31,6 +31,7 @@ from roboreel.store.frame_cache import (
     parse_decoded_cache,
 )
 from roboreel.store.image_size import AskedSize
+from roboreel.store.incoming import check_cameras, split_episodes
 from roboreel.store.layout import check_empty, discard, frame_bytes
 from roboreel.store.pace import Pace
 from roboreel.store.read_cost import payoff_text, source_window_seconds, window_seconds
@@ -84,6 +85,7 @@ __all__ = [
     "built_beside",
     "cache_report",
     "changed_rows",
+    "check_cameras",
     "check_editable",
     "check_empty",
     "check_no_lerobot",
@@ -115,6 +117,7 @@ __all__ = [
     "repair",
     "request_snapshot",
     "source_window_seconds",
+    "split_episodes",
     "verify",
     "window_seconds",
     "with_capacity",

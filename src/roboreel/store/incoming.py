@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.columns.frames import ArrayFrames, is_mapped_in
 from roboreel.errors import InvalidEpisodeError
 from roboreel.schema import (
     EPISODE_INDEX_KEY,
@@ -20,16 +21,17 @@ from roboreel.schema import (
     LeRobotDatasetV2ImageMode,
     is_depth_dtype,
 )
-from roboreel.store import ArrayFrames, Episode, is_mapped_in
+from roboreel.store.episode import Episode
 
 _COLOURS = (3, 4)
 _COUNTED = (INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY, TIMESTAMP_KEY)
 
 
-def split_episodes(data: Any, root: Path) -> Iterator[Episode]:
+def split_episodes(data: Any, root: Path | None = None) -> Iterator[Episode]:
     """Yield one `Episode` for each run of equal `episode_index`; a single one where that key is left out.
 
-    `root` is where they go: what lies in a column of that dataset is copied, before the first of them overwrites it.
+    `root` is where they go, if a dataset may be there already: what lies in a column of that dataset is copied, before
+    the first of them overwrites it.
 
     Raises:
         InvalidEpisodeError: what was given is not arrays of equal length; nothing was stored.
@@ -51,7 +53,7 @@ def split_episodes(data: Any, root: Path) -> Iterator[Episode]:
     for key, array in arrays.items():
         if key.startswith(IMAGE_KEY_PREFIX):
             arrays[key] = _parse_images(key, array)
-        if is_mapped_in(array, root):
+        if root is not None and is_mapped_in(array, root):
             arrays[key] = arrays[key].copy()
     for start, stop in _runs(arrays.get(EPISODE_INDEX_KEY), length):
         yield _episode({key: array[start:stop] for key, array in arrays.items()}, stop - start)
