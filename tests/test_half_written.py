@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import roboreel
@@ -63,6 +64,10 @@ def test_a_write_that_ends_half_way_costs_nothing_that_was_committed_and_not_flu
             with LeRobotDatasetV2(root) as again:  # once the disk works
                 again.add_episodes(recording(2, first + 100, camera=True, task="again"))
             LeRobotDatasetV2.check_storage_dir_integrity(root)
+            opened = LeRobotDatasetV2(root, readonly=True)
+            for key in opened.data_keys:  # and so does who has looked at what no longer counts
+                assert np.array_equal(reader.get_data_by_key(key), opened.get_data_by_key(key)), key
+            assert reader.get_unique_episode_indices().tolist() == opened.get_unique_episode_indices().tolist()
         if not for_good and later == before:
             add(dataset)
         if not for_good:

@@ -117,6 +117,7 @@ class Following:
         """Have the next look take in all of it."""
         self._raw, self.strings, self._string_bytes = None, [], 0
         self.table = EpisodeTable(self.table.rows.dtype)
+        self.held.clear()
         self._capacity = 0
 
     def _current_state(self) -> tuple[bytes, State]:
@@ -154,8 +155,8 @@ class Following:
     def _follow(self, state: State) -> None:
         if what := state.problem():
             raise StorageDirCorruptError(f"{self.root / paths.STATE}: {what}; restore it from a copy")
-        if state.rows < len(self.table):  # who has opened it anew did so from an earlier record
-            self._forget()
+        if state.rows < len(self.table) or state.generation < self.state.generation or not self._has_last_row():
+            self._forget()  # who has opened it anew did so from an earlier record
         if state.capacity != self._capacity:
             self._map(state.capacity)
         known = len(self.table)
@@ -169,6 +170,12 @@ class Following:
         for start, stop in self.at_risk:  # only a record that was read after a power cut has any
             self.table.lose(start, stop)
             self._lossy = True
+
+    def _has_last_row(self) -> bool:
+        """Whether the last row that is known is the one in the file."""
+        last = self.table.rows[-1:].tobytes()
+        there = os.pread(self._fds[paths.EPISODES], len(last), max(0, len(self.table) - 1) * len(last))
+        return there == last
 
     def _follow_strings(self, state: State) -> None:
         fd = self._fds[paths.STRINGS]
@@ -303,7 +310,6 @@ def _renew_locks() -> None:
     for following in list(_OPEN):
         if not following.lock.acquire(blocking=False):
             following._forget()
-            following.held.clear()
         following.lock = threading.RLock()
 
 
