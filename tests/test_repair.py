@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -13,9 +14,11 @@ import roboreel
 from roboreel import LeRobotDatasetV2, StorageDirCorruptError
 from roboreel.cli.main import main
 from roboreel.format import paths
+from roboreel.format.files import observed
 from roboreel.store import Store, repair, verify
 from tests.damage import LENGTHS, MODES, dataset, depended, episodes, flip, media
 from tests.recordings import recording
+from tests.test_durability import Failing
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +210,27 @@ def test_only_strings_that_prove_themselves_are_kept(root: Path, raw: bytes, str
     assert repair(root).remaining == []
     dataset = LeRobotDatasetV2(root, readonly=True)
     assert [dataset.get_episode(episode)["task"][0] for episode in (3, 1, 2)] == strings
+
+
+@pytest.mark.parametrize(
+    "raw", [b'"fask 0"\n"task 1"\n"task 2"\n', b'"task 1"\n"task 2"\n', b'"task 0"\n"tax 1"\n"task 2"\n']
+)
+def test_a_repair_of_strings_that_was_cut_off_is_done_again_and_loses_no_more(root: Path, raw: bytes) -> None:
+    def strings(root: Path) -> list[str]:
+        return [LeRobotDatasetV2(root, readonly=True).get_episode(episode)["task"][0] for episode in (3, 1, 2)]
+
+    (root / paths.STRINGS).write_bytes(raw)
+    counting = Failing()
+    with observed(counting):
+        repair(shutil.copytree(root, root.parent / "whole"))
+    wanted = strings(root.parent / "whole")
+    assert sum(text.startswith("task") for text in wanted) == 2
+    for at in counting.moments:
+        copy = shutil.copytree(root, root.parent / f"fails at {at}")
+        with observed(Failing(at)), contextlib.suppress(roboreel.StorageError):
+            repair(copy)
+        assert repair(copy).remaining == []
+        assert strings(copy) == wanted
 
 
 def test_hashes_of_strings_are_made_anew_from_the_strings(root: Path) -> None:

@@ -240,19 +240,39 @@ def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]
         counted = replace(state, strings=raw.count(b"\n"))
         if strings_problem(counted, raw) is None:
             return counted, [f"{paths.STATE}: {counted.strings} strings are committed, not {state.strings}"]
+    whole = read_or_nothing(path)
+    if (ended := _repaired_before(state, whole, structure.string_sums)) is not None:
+        return ended, [f"{paths.STATE}: counts the strings that a repair, which was cut off, has saved"]
     keep_copy(path)
     if len(raw) == state.string_bytes:
         mended = mended_bit(raw, lambda one: strings_hash(one) == state.strings_hash)
         if mended is not None:
             files.replace_atomically(path, mended)
             return state, [f"{paths.STRINGS}: a flipped bit put right"]
-    strings = surviving_strings(raw, structure.string_sums, state.strings)
+    # The lines of a repair that was cut off before its hashes may take more than the bytes that were committed.
+    tries = [surviving_strings(some, structure.string_sums, state.strings) for some in (raw, whole)]
+    strings = min(tries, key=lambda strings: len(_lost(strings)))
     lines = encoded(strings)
     files.replace_atomically(path, lines)
     _put_sums(structure.root, lines)
-    lost = [text for text in strings if text.startswith("lost string ")]
+    lost = _lost(strings)
     done = [f"{paths.STRINGS}: {what}; {len(strings) - len(lost)} proved themselves, the others are {lost[:20]}"]
     return replace(state, string_bytes=len(lines), strings_hash=strings_hash(lines)), done
+
+
+def _lost(strings: list[str]) -> list[str]:
+    return [text for text in strings if text.startswith("lost string ")]
+
+
+def _repaired_before(state: State, raw: bytes, sums: list[int]) -> State | None:
+    """Return the record that counts the lines of a repair that was cut off just before it would have written it."""
+    *lines, _ = raw.split(b"\n")
+    kept = b"".join(line + b"\n" for line in lines[: state.strings])
+    hashes = line_hashes(kept)
+    if len(hashes) != state.strings or hashes != sums:
+        return None
+    counted = replace(state, string_bytes=len(kept), strings_hash=[0, *hashes][-1])
+    return counted if strings_problem(counted, kept) is None else None
 
 
 def _put_sums(root: Path, lines: bytes) -> None:

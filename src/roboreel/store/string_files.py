@@ -84,7 +84,9 @@ def surviving_strings(raw: bytes, sums: Sequence[int], count: int) -> list[str]:
         text = read_line(proved[0]) if proved and (before or not number) else None
         if text is None or text in found:
             read = next((text for line in nearby if (text := read_line(line)) is not None), None)
-            text = f"lost string {number}" + ("" if read is None else f" (read as {json.dumps(read)})")
+            named = f"lost string {number}"
+            is_named = read is not None and read.startswith(named)  # by a repair that was cut off
+            text = str(read) if is_named else named + ("" if read is None else f" (read as {json.dumps(read)})")
         while text in found:  # no two codes for one string
             text += "'"
         found[text] = None
