@@ -179,6 +179,16 @@ def test_no_record_whole(root: Path) -> None:
     assert done[0] == "state.bin: no record was whole; made anew from episodes.bin: 5 episodes"
 
 
+@pytest.mark.parametrize("root", MODES, indirect=True)
+def test_checksums_that_are_gone_cost_no_episode(root: Path) -> None:
+    paths_of = sorted((root / paths.CHECKSUMS).iterdir())
+    for path in paths_of:
+        path.write_bytes(bytes(path.stat().st_size))
+    done, dropped = repaired(root)
+    assert not dropped
+    assert sum("checksums were gone and made anew from the data" in line for line in done) >= len(paths_of) - 3
+
+
 def test_strings_that_are_lost_are_named_so(root: Path) -> None:
     raw = (root / paths.STRINGS).read_bytes()
     (root / paths.STRINGS).write_bytes(raw[:-4])

@@ -117,7 +117,7 @@ class PngFrames(CameraFrames):
 
     def check_header(self, i: int, data: bytes) -> None:
         """Refuse, without decoding it, a file that is not a whole PNG of the right size: each chunk has a checksum."""
-        flaw = _png_flaw(data)
+        flaw = png_flaw(data)
         if flaw:
             raise SourceError(f"{self.source}, frame {i}: not a whole PNG file: {flaw}; get it again, or leave it out")
         height, width = (int.from_bytes(data[at : at + 4], "big") for at in (20, 16))
@@ -170,10 +170,10 @@ class PickedFrames(CameraFrames):
         return decode_frames(self.path, self.numbers, block=self.frames_per_block)
 
 
-def _png_flaw(data: bytes) -> str | None:
+def png_flaw(data: bytes) -> str | None:
     r"""What is wrong with the bytes of a PNG file, found without decoding them; None where nothing is.
 
-    >>> _png_flaw(b"\x89PNG\r\n\x1a\n")
+    >>> png_flaw(b"\x89PNG\r\n\x1a\n")
     'it ends after 8 bytes, within a chunk'
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n":

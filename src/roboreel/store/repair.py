@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from roboreel.columns.frame_table import FrameTable
+from roboreel.columns.frames import png_flaw
 from roboreel.errors import RoboreelError
 from roboreel.format import files, paths
 from roboreel.format.lock import WriterLock
@@ -148,13 +149,30 @@ class _FrameMender:
                 slots.write(problem.key, slot, value[None])
             self._done.append(f"{problem.file}: episode {problem.episode}: {len(where)} values taken from the table")
             return True
-        if found is None or not all(0 < int(bits).bit_count() <= _FEW_BITS for bits in found ^ stored):
+        gone = stored == 0  # which no frame has: it is the checksum that was lost
+        near = (
+            [0 < int(bits).bit_count() <= _FEW_BITS for bits in (found ^ stored).tolist()] if found is not None else []
+        )
+        if found is None or not np.all(gone | near) or not self._pngs_are_whole(problem, where[gone]):
             return False
         for slot, one in zip(where.tolist(), found, strict=True):
             slots.write_checksums(problem.key, slot, np.array([one], CHECKSUM_DTYPE))
         name = paths.checksum_path(self._store.root, problem.key).relative_to(self._store.root)
-        self._done.append(f"{name}: episode {problem.episode}: flipped bits of {len(where)} checksums put right")
+        if flipped := len(where) - int(gone.sum()):
+            self._done.append(f"{name}: episode {problem.episode}: flipped bits of {flipped} checksums put right")
+        if np.any(gone):
+            self._done.append(
+                f"{name}: episode {problem.episode}: {gone.sum()} checksums were gone and made anew from the data, "
+                "which they can no longer vouch for"
+            )
         return True
+
+    def _pngs_are_whole(self, problem: Problem, where: Ints) -> bool:
+        """Whether files of which the checksum is gone pass those that a PNG has of its own."""
+        if not self._store.manifest.keys[problem.key].needs_decoding:
+            return True
+        images = self._images(problem.key, problem.row, where)
+        return not any(png_flaw(files.read_file(image)) for image in images)
 
     def _sums(self, key: str, row: int, where: Ints) -> NDArray[Any] | None:
         """Return the checksums of what lies in the slots, one by one; None where a file is missing."""
@@ -162,11 +180,14 @@ class _FrameMender:
         if not spec.needs_decoding:
             values = SlotReader(paths.column_path(root, key), spec.dtype, spec.shape)
             return np.concatenate([frame_checksums(values.read(where[at : at + 1])) for at in range(len(where))])
-        first = int(self._store.table.starts[row])
-        images = [paths.image_path(root, key, row, slot - first) for slot in where.tolist()]
+        images = self._images(key, row, where)
         if not all(image.is_file() for image in images):
             return None
         return np.array([xxhash.xxh3_64_intdigest(files.read_file(image)) for image in images], CHECKSUM_DTYPE)
+
+    def _images(self, key: str, row: int, where: Ints) -> list[Path]:
+        first = int(self._store.table.starts[row])
+        return [paths.image_path(self._store.root, key, row, slot - first) for slot in where.tolist()]
 
     def _table_saved(self, path: Path) -> bool:
         """Put a frame table's flipped bit right, or make the table anew from its video, if that is readable."""
