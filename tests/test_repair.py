@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -286,6 +287,35 @@ def test_leftovers_are_removed_and_foreign_files_are_not(root: Path) -> None:
     (root / "metadata.json.tmp").write_bytes(b"old")
     assert repair(root).done == ["metadata.json.tmp: removed, nothing refers to it"]
     assert (root / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("root", ["png", "video"], indirect=True)
+def test_folders_of_a_user_beside_images_stay(root: Path) -> None:
+    folder = next((root / name).iterdir() for name in (paths.IMAGES, paths.VIDEOS) if (root / name).is_dir())
+    camera = next(folder)
+    for name in ("20260101", "2026010112005", "0000004000", "12.mp4"):
+        (camera / name).mkdir()
+        (camera / name / "thesis.tex").write_text("chapter 1")
+    assert repair(root).done == []
+    with LeRobotDatasetV2(root) as dataset:
+        dataset.add_episodes(recording(2, 90, camera=True, task="x"))
+    assert len(list(camera.glob("*/thesis.tex"))) == 4
+
+
+def test_a_string_after_hashes_that_were_cut_within_one_is_whole(root: Path) -> None:
+    os.truncate(root / paths.STRING_SUMS, 12)
+    with LeRobotDatasetV2(root) as dataset:
+        dataset.add_episodes(recording(2, 90, camera=True, task="new"))
+    assert verify(root).problems == []
+
+
+def test_what_may_not_be_looked_at_is_told_of(root: Path) -> None:
+    path = root / paths.OWNERS
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(roboreel.RoboreelError, match=r"owners\.bin"):
+        repair(root)
+    assert path.is_symlink()
 
 
 def test_a_writer_is_not_disturbed(root: Path) -> None:

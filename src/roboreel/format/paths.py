@@ -45,8 +45,8 @@ FRAME_TABLE_TEMPLATE = "videos/{key}/{file:06d}.frames"
 COLUMN_TEMPLATE = "columns/{key}.bin"
 CHECKSUM_TEMPLATE = "checksums/{key}.bin"
 
-_FEWEST_DIGITS, _MOST_DIGITS = 6, 18
-"""Numbers are counted in 64 bits."""
+_MOST_DIGITS = 12
+"""There are fewer rows than 2**40."""
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-.")
 _MAX_NAME_BYTES = 240
 """Linux and macOS allow 255 bytes; endings and temporary names need a few."""
@@ -110,22 +110,41 @@ def frame_table_path(root: Path, key: str, file: int) -> Path:
     return root / FRAME_TABLE_TEMPLATE.format(key=encode_key(key), file=file)
 
 
-def number_in(name: str) -> int | None:
-    """Return the number by which an image, the folder of a row's images or a video is called; None for other names.
+def image_dir_number(name: str) -> int | None:
+    """Return the row by which a folder of images, whole or in the making, is called; None for other names.
 
-    >>> (
-    ...     number_in("000012.mp4"),
-    ...     number_in("000000007"),
-    ...     number_in("12.mp4"),
-    ...     number_in("00000\u00b2"),
-    ...     number_in("9" * 25),
-    ... )
-    (12, 7, None, None, None)
+    >>> image_dir_number("000000007"), image_dir_number("000000007.tmp"), image_dir_number("20260101")
+    (7, 7, None)
     """
-    stem = name.partition(".")[0]
-    if not (stem.isascii() and stem.isdecimal() and _FEWEST_DIGITS <= len(stem) <= _MOST_DIGITS):
+    stem, _, end = name.partition(".")
+    return _number(stem, 9) if end in ("", "tmp") else None
+
+
+def image_number(name: str) -> int | None:
+    """Return the frame by which an image is called; None for other names."""
+    stem, _, end = name.partition(".")
+    return _number(stem, 6) if end == "png" else None
+
+
+def video_number(name: str) -> int | None:
+    """Return the number by which a video or its frame table, whole or in the making, is called.
+
+    >>> video_number("000012.mp4"), video_number("000012"), video_number("12.mp4"), video_number("0000012.mp4")
+    (12, None, None, None)
+    """
+    stem, _, end = name.partition(".")
+    return _number(stem, 6) if end in ("mp4", "frames", "frames.tmp") else None
+
+
+def _number(text: str, digits: int) -> int | None:
+    """Return the number that is written with `digits` digits at least, and with no more of them than it takes.
+
+    >>> _number("000012", 6), _number("1234567", 6), _number("0000012", 6), _number("00000\u00b2", 6)
+    (12, 1234567, None, None)
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
         return None
-    return int(stem)
+    return int(text) if f"{int(text):0{digits}d}" == text else None
 
 
 def cache_slots_path(folder: Path, key: str) -> Path:

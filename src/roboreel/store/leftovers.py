@@ -52,21 +52,14 @@ def leftovers(store: Store) -> Iterator[Path]:
     if not store.state.redo and (root / paths.REDO).exists():
         yield root / paths.REDO
     for folder, used in _media(store).items():
+        number_in = paths.video_number if folder.parent.name == paths.VIDEOS else paths.image_dir_number
         for path in _entries(folder):
-            if path.name not in used and _is_ours(path.name):
+            if path.name not in used and (path.name == "new.mp4" or number_in(path.name) is not None):
                 yield path
 
 
 def _is_image(name: str) -> bool:
-    return paths.number_in(name) is not None and name.partition(".")[2] == "png"
-
-
-def _is_ours(name: str) -> bool:
-    """Whether an image folder's or a video's name is one that a writer gives."""
-    end = name.partition(".")[2]
-    return name == "new.mp4" or (
-        paths.number_in(name) is not None and end in ("", "tmp", "mp4", "frames", "frames.tmp")
-    )
+    return paths.image_number(name) is not None
 
 
 def _media(store: Store) -> dict[Path, set[str]]:

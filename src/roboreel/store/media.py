@@ -95,8 +95,11 @@ class MediaFiles:
 
     def _on_disk(self, key: str) -> Ints:
         root = self._store.root
-        folders = (paths.image_dir(root, key, 0).parent, paths.video_path(root, key, 0).parent)
-        numbers = [paths.number_in(path.name) for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        named = (
+            (paths.image_dir(root, key, 0).parent, paths.image_dir_number),
+            (paths.video_path(root, key, 0).parent, paths.video_number),
+        )
+        numbers = [number_in(path.name) for folder, number_in in named if folder.is_dir() for path in folder.iterdir()]
         return np.array([number for number in numbers if number is not None], np.int64)
 
     def take_for_unsynced(self, first_row: int) -> None:

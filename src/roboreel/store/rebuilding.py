@@ -176,7 +176,7 @@ class Rebuild:
             folder = paths.video_path(self.root, key, 0).parent
             used = {file for file, _ in self.journal.clips.get(key, {}).values()}
             for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-                if paths.number_in(path.name) not in used:
+                if paths.video_number(path.name) not in used:
                     files.remove(path)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from roboreel.errors import StorageDirCorruptError
-from roboreel.format import paths
+from roboreel.format import files, paths
 from roboreel.format.manifest import Manifest
 from roboreel.format.records import CHECKSUM_DTYPE, OWNER_DTYPE, State
 
@@ -43,8 +43,9 @@ def check_room(root: Path, manifest: Manifest, state: State) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; -1 where there is none."""
+    """Bytes of a file; -1 where there is none. `StorageError`: it cannot be looked at."""
     try:
-        return os.stat(path).st_size
+        with files.looking_at(path):
+            return os.stat(path).st_size
     except (FileNotFoundError, NotADirectoryError):
         return -1

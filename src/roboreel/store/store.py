@@ -311,17 +311,19 @@ class Store(Following):
                 if self.refresh() == raw:  # else the next writer has just applied and removed it
                     raise
             return known is None
-        start, stop = self.state.busy_start, min(self.state.busy_stop, self.state.frames)
-        if self._is_torn:  # what was being overwritten then is not known
-            start, stop = 0, self.state.frames
-        gone = self.lost_range(start, stop)
+        looked_at = [(self.state.busy_start, min(self.state.busy_stop, self.state.frames))]
+        if self._is_torn:  # what was being overwritten then is not known: each episode by itself, older losses are told
+            starts, stops = self.table.live_ranges()
+            looked_at = list(zip(starts.tolist(), stops.tolist(), strict=True))
+        gone = [lost for start, stop in looked_at if (lost := self.lost_range(start, stop))]
         news = self._given_up != self._raw
         self._given_up = self._raw
-        if gone is None:
+        if not gone:
             return False
         self._lossy = True
         before = self.table.live_starts.copy()
-        self.table.lose(*gone)
+        for lost in gone:
+            self.table.lose(*lost)
         return news or not np.array_equal(before, self.table.live_starts)
 
     def read_redo(self) -> Redo:

@@ -12,6 +12,7 @@ import numpy as np
 from roboreel.format import paths
 from roboreel.format.files import DataFile
 from roboreel.format.records import STRING_SUM_DTYPE, State, line_hashes
+from roboreel.store.room import size_of
 
 _SUM_BYTES = STRING_SUM_DTYPE.itemsize
 
@@ -31,6 +32,7 @@ class StringFiles:
         raw = encoded(new)
         sums = line_hashes(raw, state.strings_hash)
         self._lines.write_at(state.string_bytes, raw)
+        self._sums.truncate(size_of(self._sums.path) // _SUM_BYTES * _SUM_BYTES)  # half a hash would be a wrong one
         self._sums.write_at(state.strings * _SUM_BYTES, np.array(sums, STRING_SUM_DTYPE))
         return replace(
             state,
