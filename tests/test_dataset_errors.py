@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import roboreel
-from roboreel import LeRobotDatasetV2, RoboreelError, SourceError
+from roboreel import LeRobotDatasetV2, RoboreelError, UnreadableImageError
 from roboreel.format.files import observed
 from tests.damage import flip
 from tests.recordings import CAMERA, made, numbers_of, pictures, recording, several
@@ -328,10 +328,10 @@ def test_an_image_that_cannot_be_decoded_is_named_by_episode_frame_and_camera(
             file.write(b"\xff" * (packets[5].size + packets[4].size))
     dataset = LeRobotDatasetV2(root, image_dtype="uint8", **options)
     said = (
-        r"^episode 1, frame [45] of 'observation.images.b': .*00000[15].(mp4|png).*; record or import the episode again"
+        r"^episode 1, frame [45] of 'observation.images.b': .*00000[15].(mp4|png).*; type roboreel verify .*; restore"
     )
     for indices in (range(24), [13, 12], [12, 13]):
-        with pytest.raises(SourceError, match=said):
+        with pytest.raises(UnreadableImageError, match=said):
             dataset.get_batch(indices)
     others = LeRobotDatasetV2(root, episodes=[0, 2], image_dtype="uint8")  # as the error advises
     batch = others.get_batch(range(16))["observation.images.b"].movedim(-3, -1).numpy()

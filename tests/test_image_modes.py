@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import roboreel
 from roboreel import LeRobotDatasetV2, LeRobotDatasetV2ImageMode
+from tests.damage import flip
 from tests.recordings import CAMERA, HEIGHT, VIDEO_ERROR, WIDTH, made, numbers_of, pictures, recording
 
 MODES = [mode.value for mode in LeRobotDatasetV2ImageMode]
@@ -160,10 +161,42 @@ def test_a_missing_image_file_is_named(root: Path, mode: str, suffix: str) -> No
     dataset.close()
     lost = min(root.rglob(f"*{suffix}"))
     lost.unlink()
-    with pytest.raises(roboreel.StorageDirCorruptError, match=rf"{lost.name} is missing; restore it from a copy"):
+    said = rf"episode 0, camera '{CAMERA}': .*{lost.name} is missing; restore it from a copy, .*roboreel repair"
+    with pytest.raises(roboreel.UnreadableImageError, match=said):
         LeRobotDatasetV2(root)[0]
     with pytest.raises(roboreel.StorageDirCorruptError, match=lost.name):
         LeRobotDatasetV2.check_storage_dir_integrity(root)
+
+
+def test_a_spoiled_frame_table_is_named_with_its_episode(root: Path) -> None:
+    made(root, [3, 2], camera=True, image_mode="video").close()
+    flip(next(root.rglob("000001.frames")), 70, 1)
+    dataset = LeRobotDatasetV2(root)
+    assert dataset[2]["episode_index"] == 0
+    with pytest.raises(roboreel.UnreadableImageError, match=rf"episode 1, frame 1 of '{CAMERA}': .*roboreel verify"):
+        dataset[4]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pictures_that_video_has_no_room_for_are_refused_at_an_import_too(root: Path, channels: int) -> None:
+    images = np.zeros((3, HEIGHT, WIDTH, channels), np.uint8)
+    with LeRobotDatasetV2(root, 10, image_mode="png") as dataset:
+        dataset.add_episodes({CAMERA: images})
+        dataset.to_lerobot(root.parent / "lerobot")
+    with pytest.raises(roboreel.InvalidEpisodeError, match=r"video has 3 channels.*image_mode='png' or 'memmap'"):
+        LeRobotDatasetV2.from_lerobot(root.parent / "lerobot", root.parent / "again", image_mode="video")
+    assert not (root.parent / "again").exists()
+
+
+def test_a_place_that_looks_like_a_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with made(Path("run:1/data"), [3, 2], camera=True, task="push", image_mode="video") as dataset:
+        assert_pictures(dataset.get_batch([4, 1])[CAMERA] * 255, [4, 1], "video")
+        dataset.to_lerobot(Path("lerobot:out"))
+    with LeRobotDatasetV2.from_lerobot("lerobot:out", "run:2") as again:
+        assert_pictures(again.get_batch([4, 1])[CAMERA] * 255, [4, 1], "video")
+        again.convert("memmap")
+        assert_pictures(again.get_batch([4, 1])[CAMERA] * 255, [4, 1], "video")
 
 
 def stored_files(root: Path) -> set[str]:

@@ -170,6 +170,14 @@ class TestWrongFiles:
         with pytest.raises(VideoError, match="frame 60 asked for, but the file has 60"):
             read(DecoderPool(), plain, [3, 60])
 
+    def test_a_frame_of_another_size_is_named(self, plain: Path) -> None:
+        table = FrameTable.from_video(plain)
+        decoder = VideoDecoder(plain, table)
+        with pytest.raises(VideoError, match=r"frame 7 is .* pixels, where 8x6 was expected") as caught:
+            decoder.read(np.array([7]), np.array([0]), np.zeros((1, 6, 8, 3), np.uint8))
+        decoder.close()
+        assert caught.value.frame == 7
+
 
 class TestPool:
     def test_open_files_are_bounded(self, tmp_path: Path, plain: Path) -> None:

@@ -75,6 +75,9 @@ class DatasetReplacedError(StorageError):
 class StorageDirCorruptError(RoboreelError, ValueError):
     """A directory whose files contradict each other or the format."""
 
+    slot: int | None = None
+    """Of a frame that cannot be read for it."""
+
 
 class NotADatasetError(RoboreelError, FileNotFoundError):
     """A directory that holds no roboreel dataset."""
@@ -85,6 +88,10 @@ class SourceError(RoboreelError, ValueError):
 
     slot: int | None = None
     """Of the frame, where it is one of a dataset."""
+
+
+class UnreadableImageError(StorageDirCorruptError, SourceError):
+    """An image of a dataset that is damaged or gone; the message says its episode and its camera."""
 
 
 class VideoError(SourceError):
@@ -145,5 +152,6 @@ __all__ = [
     "StorageError",
     "TimestampOutsideToleranceError",
     "UnknownKeyError",
+    "UnreadableImageError",
     "VideoError",
 ]

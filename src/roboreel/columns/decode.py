@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
+from roboreel.columns.ffmpeg_path import ffmpeg_path
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.silence import silence
 from roboreel.errors import VideoError
@@ -80,7 +81,7 @@ class VideoDecoder:
         keys = np.append(-1, self._keys)[places]
         for index, row, key in zip(indices.tolist(), rows.tolist(), keys.tolist(), strict=True):
             try:
-                self._to_rgb(self._frame(index, key), out[row])
+                self._to_rgb(self._frame(index, key), index, out[row])
             except self._av.FFmpegError as error:
                 self._at = None  # whatever state it is in: the next read seeks
                 raise VideoError(f"{self.path}: frame {index} cannot be decoded ({error.strerror})", index) from error
@@ -104,7 +105,7 @@ class VideoDecoder:
     def _open(self) -> None:
         self._pid = os.getpid()
         try:
-            self._container = self._av.open(str(self.path), metadata_errors="ignore")
+            self._container = self._av.open(ffmpeg_path(self.path), metadata_errors="ignore")
         except (OSError, self._av.FFmpegError) as error:
             raise VideoError(f"{self.path}: cannot be opened ({error.strerror})") from error
         if not self._container.streams.video:
@@ -223,11 +224,12 @@ class VideoDecoder:
                 return None
         return None
 
-    def _to_rgb(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
+    def _to_rgb(self, frame: VideoFrame, index: int, out: NDArray[np.uint8]) -> None:
         rgb = self._reformatter.reformat(frame, format="rgb24", **self._one_thread)
         if (rgb.height, rgb.width, 3) != out.shape:
+            wanted = f"{out.shape[1]}x{out.shape[0]}"
             raise VideoError(
-                f"{self.path}: a frame of {rgb.width}x{rgb.height} where {out.shape[1]}x{out.shape[0]} was expected"
+                f"{self.path}: frame {index} is {rgb.width}x{rgb.height} pixels, where {wanted} was expected", index
             )
         plane: Any = rgb.planes[0]
         out[...] = np.ndarray(out.shape, np.uint8, plane, 0, (plane.line_size, 3, 1))

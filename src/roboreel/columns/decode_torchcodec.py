@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
+from roboreel.columns.ffmpeg_path import ffmpeg_path
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import MissingDependencyError, VideoError
 
@@ -40,7 +41,7 @@ class TorchcodecDecoder:
         decoders = load_torchcodec()
         try:
             self._decoder: Any = decoders.VideoDecoder(
-                str(path), dimension_order="NHWC", num_ffmpeg_threads=1, custom_frame_mappings=_mappings(table)
+                ffmpeg_path(path), dimension_order="NHWC", num_ffmpeg_threads=1, custom_frame_mappings=_mappings(table)
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise VideoError(f"{path}: cannot be opened by torchcodec ({_first_line(error)})") from error
@@ -49,13 +50,17 @@ class TorchcodecDecoder:
         """Decode frame `indices[j]` into `out[rows[j]]`; see `VideoDecoder.read`."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self.table):
             wrong = next(i for i in indices.tolist() if not 0 <= i < len(self.table))
-            raise VideoError(f"{self.path}: frame {wrong} asked for, but the file has {len(self.table)} frames")
+            raise VideoError(f"{self.path}: frame {wrong} asked for, but the file has {len(self.table)} frames", wrong)
         try:
             batch = self._decoder.get_frames_at(indices=indices.tolist())
         except (IndexError, RuntimeError, ValueError) as error:
+            if len(indices) > 1:  # which of them it is
+                for index, row in zip(indices, rows, strict=True):
+                    self.read(np.array([index]), np.array([row]), out)
             raise VideoError(
-                f"{self.path}: frames {indices[0]} to {indices[-1]} cannot be decoded by torchcodec "
-                f"({_first_line(error)}); leave video_decoder out"
+                f"{self.path}: frame {indices[0]} cannot be decoded by torchcodec ({_first_line(error)}); leave "
+                "video_decoder out",
+                int(indices[0]),
             ) from error
         pixels, times = batch.data.numpy(), batch.pts_seconds.numpy()
         missed = np.abs(times - self.table.times[indices]) >= self._tolerance_s
@@ -63,10 +68,15 @@ class TorchcodecDecoder:
             k = int(np.argmax(missed))
             raise VideoError(
                 f"{self.path}: torchcodec gave the frame at {times[k]:.3f} s for frame {indices[k]}, which is at "
-                f"{self.table.times[indices[k]]:.3f} s; leave video_decoder out"
+                f"{self.table.times[indices[k]]:.3f} s; leave video_decoder out",
+                int(indices[k]),
             )
         if pixels.shape[1:] != out.shape[1:]:
-            raise VideoError(f"{self.path}: frames of {pixels.shape[1:]} where {out.shape[1:]} was expected")
+            raise VideoError(
+                f"{self.path}: frame {indices[0]} is {pixels.shape[2]}x{pixels.shape[1]} pixels, where "
+                f"{out.shape[2]}x{out.shape[1]} was expected",
+                int(indices[0]),
+            )
         out[rows] = pixels
 
     def close(self) -> None:

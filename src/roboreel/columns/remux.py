@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
+from roboreel.columns.ffmpeg_path import ffmpeg_path
 from roboreel.columns.frames import VideoFrames
 from roboreel.errors import DiskSpaceError, StorageError, VideoError
 
@@ -56,7 +57,7 @@ class PacketReader:
     def _begin(self) -> Iterator[Any]:
         """Open the file anew; the stream, of which a new file takes its form, is that of what is open."""
         try:
-            self._container = self._av.open(str(self.path), metadata_errors="ignore")
+            self._container = self._av.open(ffmpeg_path(self.path), metadata_errors="ignore")
             self.stream = self._container.streams.video[0]
         except (self._av.FFmpegError, OSError, IndexError) as error:
             raise VideoError(f"{self.path}: not readable as a video ({error})") from error
@@ -144,7 +145,7 @@ class JoinedVideo:
         self._av = require("av", purpose="writing video")
         rate = Fraction(fps).limit_denominator(1001) or 1 / Fraction(1 / fps).limit_denominator(1)
         self._base = 1 / (rate * _TICKS)
-        self._container = self._av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        self._container = self._av.open(ffmpeg_path(path), "w", format="mp4", options={"movflags": "faststart"})
         self._stream = self._container.add_stream_from_template(reader.stream, opaque=True)
         self._stream.time_base = self._base
 

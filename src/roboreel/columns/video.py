@@ -74,7 +74,12 @@ class VideoColumn(Column):
         most = 1 if limit == 1 else -(-_PARTS_PER_THREAD * limit // len(stops))
         for start, stop in zip(starts.tolist(), stops, strict=True):
             file = int(file_numbers[start])
-            path, table = paths.video_path(self._root, self.spec.name, file), self.table(file)
+            path = paths.video_path(self._root, self.spec.name, file)
+            try:
+                table = self.table(file)
+            except StorageDirCorruptError as error:
+                error.slot = int(slots[rows[start]])
+                raise
             with files.looking_at(path):
                 if path.exists() and not path.is_file():
                     raise files.not_regular(path)  # the decoder would wait for what a pipe never gives

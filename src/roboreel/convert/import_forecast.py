@@ -24,6 +24,7 @@ from roboreel.store import (
     PngFrames,
     VideoFrames,
     at_size,
+    check_channels,
     encoded_bytes,
     frame_bytes,
     free_bytes,
@@ -119,6 +120,7 @@ def _camera(
     """The forecast of one camera; `frames` are those that stay."""
     spec = manifest.keys[key]
     assert spec.image_mode is not None
+    check_channels(spec)
     files = source.camera_files(key)
     images = [data for one in sample for data in _image_bytes(one)]
     share = Fraction(frames, max(1, source.num_frames))

@@ -162,7 +162,8 @@ def _open(path: Path) -> Any:
             f"{path}: this file is missing; complete the download, or take its episodes out of the metadata"
         )
     try:
-        return parquet.ParquetFile(path, buffer_size=_READ_AHEAD_BYTES, pre_buffer=False)
+        # from the root on: of run:1/data.parquet it takes run: for the name of a file system
+        return parquet.ParquetFile(path.absolute(), buffer_size=_READ_AHEAD_BYTES, pre_buffer=False)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"{path}: not a complete Parquet file ({one_line(error)}); {how_to_get(path)}") from None
 

@@ -19,7 +19,7 @@ from roboreel.store.conversion import Conversion, ConversionReport
 from roboreel.store.conversion_forecast import CameraForecast, ConversionForecast, encoded_bytes, on_disk, written_bytes
 from roboreel.store.conversion_place import put_back
 from roboreel.store.editing import changed_rows, check_editable
-from roboreel.store.episode import Episode, at_size, infer_keys
+from roboreel.store.episode import Episode, at_size, check_channels, infer_keys
 from roboreel.store.folder_beside import GrowingFile, built_beside, write_file
 from roboreel.store.forecast import Forecast, KeyForecast, forecast
 from roboreel.store.frame_cache import (
@@ -82,6 +82,7 @@ __all__ = [
     "VideoFrames",
     "Writer",
     "at_size",
+    "check_channels",
     "built_beside",
     "cache_report",
     "changed_rows",

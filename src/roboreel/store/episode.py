@@ -107,12 +107,17 @@ def parse_episode(episode: Episode, keys: Mapping[str, KeySpec], fps: float) -> 
                 f"{key!r}: frames of {frames.dtype}, where the dataset has {keys[key].dtype}"
                 + (f" in {keys[key].unit}; convert them" if keys[key].is_depth else "; give those")
             )
-        if keys[key].image_mode is LeRobotDatasetV2ImageMode.VIDEO and frames.shape[-1] != 3:
-            raise InvalidEpisodeError(
-                f"{key!r}: frames of shape {tuple(frames.shape)}, and video has 3 channels (RGB); give those, or begin "
-                "the dataset with image_mode='png' or 'memmap' for this camera"
-            )
+        check_channels(keys[key])
     return replace(episode, columns=columns, cameras=cameras)
+
+
+def check_channels(spec: KeySpec) -> None:
+    """Refuse a camera that cannot be video, before anything is encoded."""
+    if spec.image_mode is LeRobotDatasetV2ImageMode.VIDEO and spec.shape[-1] != 3:
+        raise InvalidEpisodeError(
+            f"{spec.name!r}: frames of shape {spec.shape}, and video has 3 channels (RGB); give those, or begin the "
+            "dataset with image_mode='png' or 'memmap' for this camera"
+        )
 
 
 def in_memory_for(episode: Episode, keys: Collection[str]) -> Episode:

@@ -233,6 +233,7 @@ def video_bytes(sample: NDArray[np.uint8], length: int, fps: float, options: Vid
     """Return bytes a frame, really encoded in files of `length` frames, and bytes that a file has besides."""
     from roboreel._optional import require
     from roboreel.columns.encode import encode_video
+    from roboreel.columns.ffmpeg_path import ffmpeg_path
 
     av = require("av", purpose="measuring video")
     packets = files = 0
@@ -242,7 +243,7 @@ def video_bytes(sample: NDArray[np.uint8], length: int, fps: float, options: Vid
             path = Path(folder) / "sample.mp4"
             encode_video(path, [sample[start : start + length]], fps=fps, options=options)
             files += path.stat().st_size
-            with av.open(str(path)) as container:
+            with av.open(ffmpeg_path(path)) as container:
                 packets += sum(packet.size for packet in container.demux(video=0))
     index = len(sample) * (_VIDEO_INDEX_BYTES - _TABLE_FRAME_BYTES)
     once = Fraction(max(files - packets - index, 0), len(starts)) + _TABLE_BYTES

@@ -40,7 +40,7 @@ from roboreel.store.following import Following
 from roboreel.store.held import read_held
 from roboreel.store.room import check_room
 from roboreel.store.survivors import PIECE_SLOTS, lost_range, survivors_around
-from roboreel.store.unreadable import saying_which
+from roboreel.store.unreadable import missing, saying_which
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -157,7 +157,7 @@ class Store(Following):
 
     def _read_column(self, key: str, frames: Frames, out: NDArray[Any]) -> None:
         cached = None if self.frame_cache is None else self.frame_cache.columns.get(key)
-        with saying_which(self.table, key, frames):
+        with saying_which(self.root, self.table, key, frames):
             (cached or self.columns[key]).read(frames, out)
 
     def run(self, jobs: Sequence[Callable[[], None]]) -> None:
@@ -283,7 +283,7 @@ class Store(Following):
         if self.refresh() != before:  # the writer ended between the two looks
             return
         if isinstance(error, FileNotFoundError):
-            raise StorageDirCorruptError(f"{error.filename} is missing; restore it from a copy") from error
+            raise missing(Path(error.filename), self.root, self.manifest, self.table) from error
         if not self._take_over():
             raise StorageDirCorruptError(
                 f"{self.root}: {paths.OWNERS} does not agree with {paths.EPISODES}; restore both from a copy"
