@@ -10,7 +10,7 @@ from roboreel import errors
 from roboreel.errors import *  # noqa: F403 - the errors are the public face, all of them
 
 if TYPE_CHECKING:
-    from roboreel.convert import Source, image_files
+    from roboreel.convert import Source, image_files, open_source
     from roboreel.dataset import LeRobotDatasetV2, MultiLeRobotDatasetV2, takes_batch
     from roboreel.images import ImagePipeline
     from roboreel.sampling import (
@@ -44,6 +44,7 @@ _LAZY = {
     "forecast": "roboreel.store.forecast",
     "image_files": "roboreel.convert",
     "make_loader": "roboreel.sampling",
+    "open_source": "roboreel.convert",
     "takes_batch": "roboreel.dataset",
 }
 
@@ -63,6 +64,7 @@ __all__ = [
     "forecast",
     "image_files",
     "make_loader",
+    "open_source",
     "takes_batch",
 ]
 __all__ += errors.__all__

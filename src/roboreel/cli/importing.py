@@ -1,4 +1,4 @@
-"""`roboreel import FOLDER DEST`."""
+"""`roboreel import SOURCE DEST`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from roboreel.cli.info import describe
 from roboreel.cli.modes import parse_modes
 from roboreel.cli.sizes import shown_size
-from roboreel.convert import ImportForecast, IngestOptions, IngestReport, forecast_lerobot, import_lerobot, open_lerobot
+from roboreel.convert import (
+    ImportForecast,
+    IngestOptions,
+    IngestReport,
+    Source,
+    detect_format,
+    forecast_import,
+    forecast_lerobot,
+    import_lerobot,
+    import_source,
+    open_lerobot,
+    open_source,
+)
 from roboreel.dataset import LeRobotDatasetV2
 from roboreel.errors import ConfigError
 from roboreel.schema import VideoOptions
@@ -24,18 +37,28 @@ _EPISODES_TIMED = 8
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Take a LeRobot folder (v1.1 to v1.6, v2.0, v2.1 or v3.0) in as a roboreel dataset. The folder is only read.
+    """Take a recording in as a roboreel dataset. It is only read.
 
-    Says first what it will take, and refuses what would not fit. Killed or interrupted, the same command goes on where
-    it was.
+    A LeRobot folder (v1.1 to v1.6, v2.0, v2.1 or v3.0), diffusion-policy's zarr, robomimic's or ALOHA's HDF5. Says
+    first what it will take, and refuses what would not fit. Killed or interrupted, the same command goes on where it
+    was.
     """
 
     folder: tyro.conf.Positional[Path]
-    """The folder that holds meta/info.json, or before v2.0 meta_data/info.json."""
+    """The LeRobot folder that holds meta/info.json, or before v2.0 meta_data/info.json; a zarr directory or .zarr.zip;
+    an HDF5 file; a folder of ALOHA's HDF5 files, one an episode."""
     dest: tyro.conf.Positional[Path]
     """Where the dataset goes: a new or an empty directory."""
+    format: Literal["lerobot", "zarr", "robomimic", "aloha"] | None = None
+    """What it is, where that is not to be found out."""
+    fps: float | None = None
+    """Frames a second of a recording that does not say it, or says it wrongly; a LeRobot folder does."""
+    rename: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A data key that is to have another name, as observation.joint_pos=observation.state; once for each. Not of a
+    LeRobot folder."""
     decode_images: bool = False
-    """Decode video and PNG into raw pixels once: fastest to read, largest on disk. Otherwise kept as they are."""
+    """Decode video and PNG into raw pixels once: fastest to read, largest on disk. Otherwise kept as they are, and what
+    comes as arrays as PNG, without loss."""
     image_mode: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """How cameras are stored: memmap, png or video; or, once for each of some cameras, as
     observation.images.wrist=png. Cameras of which nothing is said are kept as they are."""
@@ -65,15 +88,23 @@ class ImportConfig:
 def run(arguments: Sequence[str]) -> None:
     config = tyro.cli(ImportConfig, prog="roboreel import", args=arguments)
     options = _options(config)
+    source = _source(config)
     if config.forecast:
-        print(describe_forecast(config.dest, forecast_lerobot(config.folder, config.dest, options)))
+        if source is None:
+            found = forecast_lerobot(config.folder, config.dest, options)
+        else:
+            found = forecast_import(source, config.dest, options)
+        print(describe_forecast(config.dest, found))
         return
 
     def told(found: ImportForecast) -> None:
         if not config.quiet:
             print(describe_forecast(config.dest, found), flush=True)
 
-    report = import_lerobot(config.folder, config.dest, options, told)
+    if source is None:
+        report = import_lerobot(config.folder, config.dest, options, told)
+    else:
+        report = import_source(source, config.dest, options, told)
     with LeRobotDatasetV2(  # refuses what contradicts an earlier import
         config.dest, None, options.buffer_capacity, options.ring or None, image_size=_sizes(config)
     ):
@@ -83,7 +114,28 @@ def run(arguments: Sequence[str]) -> None:
     print(describe(config.dest))
     if report is not None:
         again = f", and {report.episodes_resumed:,} episodes by an earlier try" if report.episodes_resumed else ""
-        print("\n".join([f"imported in {report.seconds:.1f} s{again}", *_payoff(config, report)]))
+        payoff = _payoff(config, report) if source is None else []  # the others are not trained from
+        print("\n".join([f"imported in {report.seconds:.1f} s{again}", *payoff]))
+
+
+def _source(config: ImportConfig) -> Source | None:
+    """What is to be taken in; None for a LeRobot folder."""
+    found = config.format or detect_format(config.folder)
+    if found == "lerobot":
+        if config.fps is not None or config.rename:
+            raise ConfigError("--fps and --rename are for other formats: a LeRobot folder says its rate and its keys")
+        return None
+    return open_source(config.folder, found, fps=config.fps, rename=_renamed(config.rename), strict=config.strict)
+
+
+def _renamed(typed: Sequence[str]) -> dict[str, str]:
+    names = {}
+    for text in typed:
+        old, equals, new = text.partition("=")
+        if not (old and equals and new) or old in names:
+            raise ConfigError(f"--rename {text!r}: OLD=NEW would do, once for each key")
+        names[old] = new
+    return names
 
 
 def _options(config: ImportConfig) -> IngestOptions:

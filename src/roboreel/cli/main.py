@@ -15,7 +15,7 @@ from roboreel import __version__
 from roboreel.errors import RoboreelError, RoboreelWarning
 
 COMMANDS = {
-    "import": ("roboreel.cli.importing", "take a LeRobot folder (v1.1 to v3.0) in as a roboreel dataset"),
+    "import": ("roboreel.cli.importing", "take a LeRobot folder, zarr or HDF5 recordings in as a roboreel dataset"),
     "pull": ("roboreel.cli.pulling", "take a dataset in from the Hugging Face Hub"),
     "push": ("roboreel.cli.pushing", "put a dataset up on the Hugging Face Hub"),
     "info": ("roboreel.cli.info", "show what a dataset holds"),

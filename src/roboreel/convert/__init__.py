@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from roboreel.convert.encoded_images import image_files
 from roboreel.convert.export_forecast import check_export_fits
 from roboreel.convert.foreign import ForeignDataset, SourceEpisode
+from roboreel.convert.formats import Format, detect_format, open_source, parse_format
 from roboreel.convert.import_forecast import ImportForecast, forecast_source
 from roboreel.convert.ingest import (
     IngestOptions,
@@ -41,6 +42,7 @@ __all__ = [
     "ExportReport",
     "ExportVersion",
     "ForeignDataset",
+    "Format",
     "ImportForecast",
     "IngestOptions",
     "IngestReport",
@@ -48,6 +50,7 @@ __all__ = [
     "SourceEpisode",
     "Told",
     "check_free",
+    "detect_format",
     "export_lerobot",
     "forecast_import",
     "forecast_lerobot",
@@ -58,6 +61,8 @@ __all__ = [
     "is_there",
     "listed_episodes",
     "open_lerobot",
+    "open_source",
+    "parse_format",
 ]
 
 

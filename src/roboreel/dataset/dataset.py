@@ -274,7 +274,7 @@ class LeRobotDatasetV2(Samples):
         progress: bool = True,
         **options: Any,
     ) -> LeRobotDatasetV2:
-        """Import a recording in another format, `roboreel.open_source(path)` or a `roboreel.Source` of your own.
+        """Import a recording in another format: `roboreel.open_source(path)`, or a `Source` of your own.
 
         As `from_lerobot`, whose arguments and errors these are. Cameras are kept without loss, as PNG (floats: as raw
         numbers), unless an `image_mode` is asked for.
