@@ -127,3 +127,20 @@ def test_a_cache_of_decoded_frames_on_a_full_disk_ends_in_decoding(small_disk: P
     assert (np.concatenate(batches) == plain.numpy()).all()  # and no SIGBUS from a hole in the cache's table
     main(["cache", str(root), "--place", str(small_disk), "--clear"])
     assert [path.name for path in small_disk.iterdir()] == ["blocker"]
+
+
+def test_a_cache_keeps_what_fits_when_its_disk_fills_up_and_takes_no_more(small_disk: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (64, 64, 64, 3), np.uint8)
+    with LeRobotDatasetV2(tmp_path / "dataset", 10, image_mode="png") as dataset:
+        dataset.add_episodes({CAMERA: images})
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", decoded_cache=("2MB", small_disk / "cache"), image_dtype="uint8")
+    dataset[0]
+    blocker = fill(small_disk, 400_000)
+    with pytest.warns(RoboreelWarning, match="decoded frames are not kept any more"):
+        batch = dataset.get_batch(range(64))
+    assert np.array_equal(batch[CAMERA].movedim(1, -1), images)
+    kept = dataset.decoded_cache
+    assert kept is not None
+    assert 20 < kept.frames < 40
+    assert kept.bytes < (kept.frames + 2) * images[0].nbytes + 16_384
+    blocker.unlink()

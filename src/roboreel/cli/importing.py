@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from roboreel.cli.info import describe
+from roboreel.cli.info import collect, describe
 from roboreel.cli.modes import parse_modes
 from roboreel.cli.sizes import shown_size
 from roboreel.convert import (
@@ -111,7 +111,7 @@ def run(arguments: Sequence[str]) -> None:
         pass
     if config.quiet:
         return
-    print(describe(config.dest))
+    print(describe(collect(config.dest)))
     if report is not None:
         again = f", and {report.episodes_resumed:,} episodes by an earlier try" if report.episodes_resumed else ""
         payoff = _payoff(config, report) if source is None else []  # the others are not trained from

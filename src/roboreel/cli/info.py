@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,19 @@ class InfoConfig:
 
     dir: tyro.conf.Positional[Path]
     """The directory of the dataset."""
+    cache_place: Path | None = None
+    """Where its decoded frames are kept, if not in it: the directory of `decoded_cache=("8GB", directory)`."""
     json: bool = False
     """Print JSON."""
 
 
 def run(arguments: Sequence[str]) -> None:
     config = tyro.cli(InfoConfig, prog="roboreel info", args=arguments)
-    print(json.dumps(collect(config.dir), indent=1) if config.json else describe(config.dir))
+    info = collect(config.dir, config.cache_place)
+    print(json.dumps(info, indent=1) if config.json else describe(info))
 
 
-def collect(root: Path) -> dict[str, Any]:
+def collect(root: Path, cache_place: Path | None = None) -> dict[str, Any]:
     """Return what `roboreel info` shows, as JSON values."""
     store = Store.open(root)
     try:
@@ -57,7 +60,9 @@ def collect(root: Path) -> dict[str, Any]:
             "tasks": _tasks(store),
             "keys": {key: {"dtype": spec.dtype.name, **_key(store, key)} for key, spec in manifest.keys.items()},
             "bytes": store.bytes_on_disk(),
-            "decoded_cache": cache_report(root / paths.CACHE, manifest).to_dict(),
+            "decoded_cache": cache_report(
+                root / paths.CACHE if cache_place is None else cache_place / manifest.uuid, manifest
+            ).to_dict(),
             "provenance": dict(manifest.provenance),
         }
     finally:
@@ -87,9 +92,8 @@ def _key(store: Store, key: str) -> dict[str, Any]:
     return found
 
 
-def describe(root: Path) -> str:
-    """Return what `roboreel info` prints."""
-    info = collect(root)
+def describe(info: Mapping[str, Any]) -> str:
+    """Return what `roboreel info` prints of what was collected."""
     kind = "ring" if info["ring"] else "fixed capacity" if info["fixed_capacity"] else "grows as needed"
     lines = [
         f"{info['storage_dir']}: roboreel format {info['format']}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from roboreel.cli.info import describe
+from roboreel.cli.info import collect, describe
 from roboreel.cli.modes import parse_modes
 from roboreel.dataset import LeRobotDatasetV2
 
@@ -65,4 +65,4 @@ def run(arguments: Sequence[str]) -> None:
     ) as dataset:
         place = dataset.storage_dir
     if not config.quiet:
-        print(describe(place))
+        print(describe(collect(place)))

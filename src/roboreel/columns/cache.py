@@ -25,6 +25,8 @@ Identify = Callable[[Frames], Words]
 
 _FACTOR_A, _FACTOR_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)
 _SHIFT = np.uint64(32)
+_KNOWN_FILES = 100_000
+"""Videos whose identity is kept: a ring goes through ever new ones."""
 
 
 class CachedColumn(Column):
@@ -119,6 +121,8 @@ class VideoIdentity:
         if known is None or known[1] != seen:
             parts = (self._column.table(number).file_hash, *seen)  # a time of change can be set, by `cp -p` or `tar`
             identity = xxhash.xxh3_64_intdigest(np.array(parts, np.uint64).tobytes())
+            if len(self._known) >= _KNOWN_FILES:
+                self._known.clear()
             known = self._known[number] = (path, seen, identity)
         return known[2]
 

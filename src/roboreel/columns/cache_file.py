@@ -39,6 +39,8 @@ Bytes = NDArray[np.uint8]
 LOCK_TIMEOUT_S = 1.0
 """Who cannot fill for so long goes on without; the frames are decoded again."""
 _SWEPT_SLOTS = 1 << 16
+_PIECE_BYTES = 256 << 10
+"""Of pixels in one write: what is lost of a fill when the disk is full."""
 
 
 class CacheFile:
@@ -232,11 +234,21 @@ class CacheFile:
             records[:, IDENTITY:] = 0
             _write_runs(table, slots, records, HEADER_BYTES)
             at = records[:, PLACE].astype(np.int64) - 1
-            _write_runs(pixels, at, frames, 0)
-            records[:, IDENTITY] = identities
-            records[:, CHECKSUM] = checksums_of(frames, identities)
-            _write_runs(table, slots, records, HEADER_BYTES)
-            found.trust(at, records[:, CHECKSUM])
+            done = stop = 0
+            try:
+                for start, stop in _pieces(at, self._frame_bytes):
+                    pixels.write_at(int(at[start]) * self._frame_bytes, frames[start:stop])
+                    done = stop
+            finally:  # also on a disk that has filled up meanwhile: what is whole counts, half a piece takes no room
+                if done < stop:
+                    clone.punch(
+                        self._pixels_path, int(at[done]) * self._frame_bytes, int(at[stop - 1] + 1) * self._frame_bytes
+                    )
+                if done:
+                    records[:done, IDENTITY] = identities[:done]
+                    records[:done, CHECKSUM] = checksums_of(frames[:done], identities[:done])
+                    _write_runs(table, slots[:done], records[:done], HEADER_BYTES)
+                    found.trust(at[:done], records[:done, CHECKSUM])
         finally:
             table.close()
             pixels.close()
@@ -314,6 +326,14 @@ def _write_runs(file: DataFile, at: Ints, rows: NDArray[Any], offset: int) -> No
     """Write row k at place `at[k]` of a file of such rows that begins at `offset`; neighbours in one go."""
     for start, stop in _runs(at):
         file.write_at(offset + int(at[start]) * rows[0].nbytes, rows[start:stop])
+
+
+def _pieces(at: Ints, frame_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield runs of places that follow each other, none much larger than `_PIECE_BYTES`."""
+    step = max(1, _PIECE_BYTES // frame_bytes)
+    for start, stop in _runs(at):
+        for first in range(start, stop, step):
+            yield first, min(first + step, stop)
 
 
 def _runs(values: Ints) -> Iterator[tuple[int, int]]:

@@ -22,6 +22,7 @@ from roboreel.schema import VideoOptions
 
 _BUFFER_BYTES = 1 << 18
 """What is written in one go."""
+_NARROW = 28
 _ENCODERS = {"av1": "libsvtav1", "h264": "libx264", "hevc": "libx265"}
 
 
@@ -95,6 +96,7 @@ def _write(
             if stream is None:
                 shape = block.shape[1:]
                 options.check_frames(shape[0], shape[1], float(rate))
+                _check_encoder(av.__version__, options.codec, shape[1])
                 stream = container.add_stream(_ENCODERS[options.codec], rate=rate, options=settings)
                 stream.height, stream.width, stream.pix_fmt = *shape[:2], options.pix_fmt
             for pixels in block:
@@ -106,6 +108,18 @@ def _write(
             raise InvalidArgumentError(f"{path}: a video needs at least one frame")
         container.mux(stream.encode(None))
     return count
+
+
+def _check_encoder(pyav: str, codec: str, width: int) -> None:
+    """Refuse what would end the process: the SVT-AV1 in PyAV 15 divides by zero on pictures that narrow.
+
+    >>> _check_encoder("18.1.0", "av1", 16)
+    """
+    if codec == "av1" and width < _NARROW and int(pyav.split(".")[0]) < 18:
+        raise InvalidArgumentError(
+            f"pictures of {width} pixels a row crash the AV1 encoder of PyAV {pyav}; type pip install 'av>=18', or "
+            "give video_options=VideoOptions(codec='h264'), or image_mode='png'"
+        )
 
 
 def _check_written(table: FrameTable, count: int, rate: Fraction, path: Path) -> None:
