@@ -252,11 +252,14 @@ def _template(files: dict[str, bytes]) -> None:
 
 
 BROKEN: list[tuple[Any, str]] = [
-    (_half_uploaded, r"episode_000001\.mp4: camera .* has frames for other episodes and not here"),
+    (
+        _half_uploaded,
+        r"^lerobot/small@[0-9a-f]{12}/videos/.*episode_000001\.mp4: camera .* has frames for other ep",
+    ),
     (_no_metadata, r"holds no meta/info\.json, so it is no LeRobot dataset, or its upload was not finished"),
     (_way_out, r"lists the file '\.\./\.\./evil\.py', which leads out of its folder"),
     (_huge_info, r"meta/info\.json has 68,157,440 bytes, which is no real metadata; it is not downloaded"),
-    (_template, r"leads out of the dataset's folder"),
+    (_template, r"^lerobot/small@[0-9a-f]{12}/meta/info\.json: camera .* leads out of the dataset's folder"),
 ]
 
 
@@ -264,9 +267,17 @@ BROKEN: list[tuple[Any, str]] = [
 def test_a_broken_repository_is_one_clear_error(hub: Hub, tmp_path: Path, folder: Path, change: Any, said: str) -> None:
     repo = hub.add(REPO, folder)
     change(repo.commits[-1][1])
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=said) as refused:
         pulled(tmp_path / "dataset")
+    assert str(tmp_path) not in str(refused.value)  # what was downloaded is gone
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "hf") == ["source"]
+
+
+def test_what_is_found_wrong_is_told_by_names_on_the_hub(hub: Hub, tmp_path: Path, folder: Path) -> None:
+    lerobot_folders.edit_info(folder, total_frames=99)
+    hub.add(REPO, folder)
+    with pytest.warns(RoboreelWarning, match=r"LeRobot v2\.1: meta/info\.json: total_frames is 99"):
+        pulled(tmp_path / "dataset").close()
 
 
 def test_a_place_that_holds_other_things_is_refused_before_anything_is_downloaded(

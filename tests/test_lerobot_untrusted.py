@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from roboreel.convert import IngestOptions, forecast_lerobot, import_lerobot
 from roboreel.errors import SourceError
 from roboreel.store import PngFrames
 from tests import lerobot_folders as made
-from tests.lerobot_folders import CAMERA, V3_DATA, read_lerobot
+from tests.lerobot_folders import CAMERA, LENGTHS, V2_DATA, V3_DATA, read_lerobot
 from tests.video_files import HEIGHT, WIDTH
 
 
@@ -83,3 +86,39 @@ def test_a_camera_whose_name_leads_elsewhere_is_refused(make: Callable[[str], Pa
     made.declare(folder, "../../../observation.image", "video", [HEIGHT, WIDTH, 3])
     with pytest.raises(SourceError, match="leads out of the dataset's folder"):
         read_lerobot(folder)
+
+
+# Files of no size that unfold
+
+
+def test_files_that_unfold_as_no_recording_does_are_refused(make: Callable[[str], Path], tmp_path: Path) -> None:
+    folder, width = make("v2.1"), 1_200_000
+    for episode, length in enumerate(LENGTHS):
+        zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(length * width, np.float32)), width)
+        made.set_column(folder / V2_DATA.format(episode), "wide", zeros)
+    made.declare(folder, "wide", "float32", [width])
+    told = forecast_lerobot(folder, tmp_path / "place", IngestOptions())
+    assert told.rows_bytes > 1000 * told.rows_before > 0
+    with pytest.raises(SourceError, match=r"[\d,]+ bytes of files would become 72,000,\d+ besides images, .*--force"):
+        import_lerobot(folder, tmp_path / "place", IngestOptions())
+    assert not (tmp_path / "place").exists()
+
+
+@pytest.mark.parametrize("kind", ["v2.1", "v3.0"])
+def test_an_episode_that_memory_would_not_hold_is_refused_unread(make: Callable[[str], Path], kind: str) -> None:
+    folder = make(kind)
+    made.declare(folder, "observation.state", "float32", [10**9])
+    with pytest.raises(
+        SourceError, match=r"episode 2: its 6 frames would take 24,000,\d+,\d+ bytes besides images, 'obs"
+    ):
+        read_lerobot(folder)
+
+
+def test_a_long_text_is_in_memory_once_for_all_of_its_frames(make: Callable[[str], Path]) -> None:
+    folder = make("v2.1")
+    for episode, length in enumerate(LENGTHS):
+        notes = pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), pa.array(["long " * 9999]))
+        made.set_column(folder / V2_DATA.format(episode), "note", notes)
+    for found in read_lerobot(folder)[1]:
+        assert set(found.strings["note"]) == {"long " * 9999}
+        assert len({id(text) for text in found.strings["note"]}) == 1

@@ -165,7 +165,11 @@ def check_row_bytes(rows: ArrayRows) -> None:
 
 def check_episode_bytes(columns: Mapping[str, ArrayRows], length: int, where: str) -> None:
     """Refuse an episode that memory would not hold: its columns are read at once."""
-    sizes = {key: length * _frame_bytes(rows) for key, rows in columns.items()}
+    check_unfolded({key: length * _frame_bytes(rows) for key, rows in columns.items()}, length, where)
+
+
+def check_unfolded(sizes: Mapping[str, int], length: int, where: str) -> None:
+    """Refuse an episode of `length` frames whose columns take `sizes`, by their keys, in bytes."""
     if sum(sizes.values()) > MAX_EPISODE_BYTES:
         largest = max(sizes, key=lambda key: sizes[key])
         raise SourceError(

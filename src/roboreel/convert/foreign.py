@@ -78,6 +78,10 @@ class ForeignDataset(Protocol):
     def warnings(self) -> Sequence[str]:
         """What was found wrong and worked around, a sentence each; complete once the episodes are through."""
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the files that hold what is no camera's; other things may be in them too."""
+
     def camera_files(self, key: str) -> Mapping[Path, int]:
         """The files that hold a camera's frames and nothing else, and their bytes; none where images lie among rows."""
 

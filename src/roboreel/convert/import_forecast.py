@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.convert.foreign import DecodedImages, ForeignDataset, StreamedSource
-from roboreel.errors import DiskSpaceError
+from roboreel.errors import DiskSpaceError, SourceError
 from roboreel.schema import KeySpec, LeRobotDatasetV2ImageMode
 from roboreel.store import (
     ENCODED_MARGIN,
@@ -32,6 +32,8 @@ from roboreel.store import (
     written_bytes,
 )
 
+_MOST_UNFOLDING, _WORTH_REFUSING_BYTES = 1000, 64 << 20
+"""Times that files of rows may grow, and up to what size it does not matter."""
 _RUN, _RUNS = 16, 4
 """Frames that follow each other, so that video can be coded as it will be; and how many such runs, one an episode."""
 
@@ -49,13 +51,22 @@ class ImportForecast:
     bytes_needed: int
     """Of free space, besides what an earlier try has left. Estimates count 1.25 times."""
     bytes_free: int
+    rows_bytes: int = 0
+    """Of `bytes_after`, what is no camera's."""
+    rows_before: int = 0
+    """Bytes of the files that it comes from; 0: not known."""
 
     @property
     def fits(self) -> bool:
         return self.bytes_needed <= self.bytes_free
 
     def check(self) -> None:
-        """Raise `DiskSpaceError` where it does not fit."""
+        """Raise `DiskSpaceError` where it does not fit, `SourceError` where files unfold as no recording does."""
+        if 0 < self.rows_before * _MOST_UNFOLDING < self.rows_bytes and self.rows_bytes > _WORTH_REFUSING_BYTES:
+            raise SourceError(
+                f"{self.rows_before:,} bytes of files would become {self.rows_bytes:,} besides images, more than "
+                f"{_MOST_UNFOLDING:,} times as many, which no recording does; if it is to be, type --force (force=True)"
+            )
         if self.fits:
             return
         larger = any(camera.bytes_after > camera.bytes_before for camera in self.cameras.values())
@@ -94,6 +105,8 @@ def forecast_source(source: ForeignDataset, manifest: Manifest, storage_dir: Pat
         bytes_after=slots + exact + estimated,
         bytes_needed=max(0, needed - going - written_bytes(storage_dir)),
         bytes_free=free_bytes(storage_dir),
+        rows_bytes=stored * sum(spec.frame_bytes for spec in source.keys if not spec.is_camera),
+        rows_before=source.row_bytes,
     )
 
 

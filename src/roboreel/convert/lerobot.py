@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from roboreel.convert.array_rows import check_unfolded
 from roboreel.convert.foreign import SourceEpisode
 from roboreel.convert.lerobot_cameras import ImageCamera, open_cameras
 from roboreel.convert.lerobot_columns import ROW_KEYS, plan_columns, read_time_and_order, read_values
@@ -23,7 +24,7 @@ from roboreel.convert.lerobot_v3 import read_v3_episodes
 from roboreel.convert.lerobot_videos import VideoCamera
 from roboreel.convert.parquet import parse_strings
 from roboreel.convert.remote import Remote
-from roboreel.convert.rows import RowFile, Rows
+from roboreel.convert.rows import RowFile, Rows, shards_of
 from roboreel.errors import SourceError
 from roboreel.schema import FRAME_INDEX_KEY, INDEX_KEY, STRING_CODE_DTYPE, TASK_KEY, TIMESTAMP_KEY, KeySpec
 
@@ -68,6 +69,9 @@ def open_lerobot(
         )
     cameras = open_cameras(info, entries, warnings)
     specs = plan_columns(info, entries, warnings)
+    longest = max(entries, key=lambda entry: entry.length)
+    sizes = {spec.name: longest.length * spec.frame_bytes for spec in specs}
+    check_unfolded({**sizes, **dict.fromkeys(ROW_KEYS, 8 * longest.length)}, longest.length, longest.where)
     tasks = None if any(spec.name == TASK_KEY for spec in specs) else read_tasks(info, entries, specs, warnings)
     rates = {camera.spec.name: camera.rate for camera in cameras if isinstance(camera, VideoCamera)}
     check_rate(info, entries, {key: rate for key, rate in rates.items() if rate is not None}, warnings)
@@ -127,12 +131,21 @@ class LeRobotSource:
 
     @property
     def warnings(self) -> Sequence[str]:
-        return tuple(self._warnings)
+        if self._info.remote is None:
+            return tuple(self._warnings)
+        # where it was downloaded to is gone by then
+        return tuple(warning.replace(f"{self._info.folder}/", "") for warning in self._warnings)
 
     def camera_files(self, key: str) -> Mapping[Path, int]:
         is_video = any(camera.spec.name == key and isinstance(camera, VideoCamera) for camera in self._cameras)
         paths = dict.fromkeys(entry.videos[key].path for entry in self._entries if is_video)
         return {path: self._info.file_size(path) for path in paths}
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of the files that hold the rows."""
+        shards = {path for entry in self._entries for path in shards_of(entry.file)}
+        return sum(path.stat().st_size for path in shards if path.is_file())
 
     @property
     def is_remote(self) -> bool:

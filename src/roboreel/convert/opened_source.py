@@ -101,6 +101,11 @@ class OpenedSource:
             encode_key(spec.name)
         return specs
 
+    @cached_property
+    def row_bytes(self) -> int:
+        paths = [path for place in map(Path, self._source.files) for path in (place, *place.rglob("*"))]
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
     def camera_files(self, key: str) -> Mapping[Path, int]:  # noqa: ARG002 - no source here has videos
         return {}
 

@@ -82,7 +82,8 @@ class RowReader:
     def __init__(self, file: ParquetFile, names: Sequence[str], max_rows: int = MAX_BLOCK_ROWS) -> None:
         self._path = file.path
         self._names = list(names)
-        self._handle = _open(file.path)
+        texts = [name for name in names if (column := file.columns[name]).kind == "string" and not column.depth]
+        self._handle = _open(file.path, texts)
         metadata = self._handle.metadata
         ends = np.cumsum([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)], dtype=np.int64)
         self._group_ends = ends
@@ -154,7 +155,8 @@ class RowReader:
         self._first, self._next = self._next, self._next + block.num_rows
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, texts: Sequence[str] = ()) -> Any:
+    """Open a file; the columns `texts` come as codes, so that a long text is in memory once for all of its rows."""
     pyarrow = require("pyarrow", purpose="reading Parquet")
     parquet = require("pyarrow.parquet", purpose="reading Parquet")
     if not path.is_file():
@@ -163,7 +165,9 @@ def _open(path: Path) -> Any:
         )
     try:
         # from the root on: of run:1/data.parquet it takes run: for the name of a file system
-        return parquet.ParquetFile(path.absolute(), buffer_size=_READ_AHEAD_BYTES, pre_buffer=False)
+        return parquet.ParquetFile(
+            path.absolute(), buffer_size=_READ_AHEAD_BYTES, pre_buffer=False, read_dictionary=list(texts)
+        )
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"{path}: not a complete Parquet file ({one_line(error)}); {how_to_get(path)}") from None
 
@@ -214,6 +218,7 @@ def parse_type(arrow_type: Any) -> ColumnType:
             arrow_type = arrow_type.storage_type
         elif types.is_dictionary(arrow_type):
             arrow_type = arrow_type.value_type
+            text = text if depth else str(arrow_type)
         elif types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_fixed_size_list(arrow_type):
             arrow_type, depth = arrow_type.value_type, depth + 1
         else:
@@ -270,10 +275,19 @@ def parse_strings(column: Any, where: str) -> list[str]:
     """Return a column of strings as a list; `SourceError` for a null or what is not UTF-8."""
     _check_no_nulls(column, len(column), where)
     try:
-        strings: list[str] = column.to_pylist()
+        strings = [text for chunk in getattr(column, "chunks", [column]) for text in _texts(chunk)]
     except UnicodeDecodeError as error:
         raise SourceError(f"{where}: a string is not UTF-8 ({error}); convert it again") from None
     return strings
+
+
+def _texts(chunk: Any) -> list[str]:
+    """The strings of an array; those of a dictionary are the same objects wherever they stand."""
+    if not hasattr(chunk, "dictionary"):
+        strings: list[str] = chunk.to_pylist()
+        return strings
+    texts = chunk.dictionary.to_pylist()
+    return [texts[code] for code in chunk.indices.to_pylist()]
 
 
 def _combined(pyarrow: Any, column: Any) -> Any:

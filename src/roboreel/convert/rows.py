@@ -74,6 +74,11 @@ class ShardedFile:
         )
 
 
+def shards_of(file: RowFile) -> list[Path]:
+    """The files that the rows lie in."""
+    return [shard.path for shard in file.shards] if isinstance(file, ShardedFile) else [file.path]
+
+
 class _Joined:
     """Rows across the files, one of which is open at a time."""
 

@@ -108,10 +108,22 @@ def pull(
     try:
         files = HubFiles(client, commit, folder, kept=options.keep_source)
         return _taken_in(files, storage_dir, options, ingest_options, known, told)
-    except (SourceError, InvalidArgumentError, DiskSpaceError):
+    except (SourceError, InvalidArgumentError, DiskSpaceError) as error:
         if not is_unfinished(storage_dir):  # what was downloaded is of no use to another try
             remove(folder)
+            _name_by_repository(error, folder, f"{repo_id}@{commit[:12]}")
         raise
+
+
+def _name_by_repository(error: Exception, folder: Path, name: str) -> None:
+    """Have an error speak of files as they are called on the Hub: those that were downloaded are gone."""
+
+    def named(text: str) -> str:
+        return text.replace(f"{folder}/", f"{name}/").replace(str(folder), name)
+
+    error.args = tuple(named(part) if isinstance(part, str) else part for part in error.args)
+    if hasattr(error, "__notes__"):
+        error.__notes__ = [named(note) for note in error.__notes__]
 
 
 def _taken_in(
