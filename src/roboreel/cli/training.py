@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args
 
@@ -39,6 +40,8 @@ def run(arguments: Sequence[str]) -> None:
         result = run_online(config, online, trial, trials)
     else:
         result = train(config, trials)
+    if int(os.environ.get("RANK", "0")):  # of several processes the first tells
+        return
     print(describe(result))
     print(f"{result.checkpoint}\n{config.output_dir / 'curves.png'}")
     if trials is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from roboreel import LeRobotDatasetV2, checkpoint
 from roboreel.errors import ConfigError
 from roboreel.policies.networks import ImageEncoder, VelocityNet, random_shift
+from roboreel.policies.part import WHOLE, Part
 from roboreel.schema import IMAGE_KEY_PREFIX
 from roboreel.stats import RunningStats
 
@@ -148,10 +149,11 @@ class BCPolicy(nn.Module):
         """Return the windows to train on: the action of each frame and of those after it (s)."""
         return {ACTION: [step / self.fps for step in range(self.config.chunk_size)]}
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Mapping[str, Tensor], part: Part = WHOLE) -> Tensor:
         """Return the loss of a batch: "action" (B, chunk, …) with its "action_is_pad", images uint8 (B, C, H, W).
 
-        Depth cameras are float32, in metres.
+        Depth cameras are float32, in metres. Of a batch that several processes share, `part` says what is here: the
+        mean of their losses is the loss of all of it.
         """
         actions = batch[ACTION].float()
         if self.relative:
@@ -159,15 +161,17 @@ class BCPolicy(nn.Module):
         chunks = self._normalizer(ACTION)(actions).flatten(1)
         size = int(np.prod(self.shapes[ACTION]))
         known = (~batch[f"{ACTION}_is_pad"]).repeat_interleave(size, dim=1)
-        features = self._features(batch, shift=self.config.shift_pixels if self.training else 0)
+        features = self._features(batch, self.config.shift_pixels if self.training else 0, part)
 
-        repeats = self.config.noises
+        repeats, device, rows = self.config.noises, chunks.device, part.rows(len(chunks))
+        noise = part.of(torch.randn(rows, repeats, chunks.shape[1], device=device)).flatten(0, 1)
+        time = part.of(torch.rand(rows, repeats, 1, device=device)).flatten(0, 1)
         chunks, known = chunks.repeat_interleave(repeats, 0), known.repeat_interleave(repeats, 0)
-        noise, time = torch.randn_like(chunks), torch.rand(len(chunks), 1, device=chunks.device)
         between = noise + time * (chunks - noise) * known  # where the episode is over, there is but noise
         velocity = self.velocity(between, time[:, 0], features, repeats)
         errors = (velocity - (chunks - noise)).square() * known
-        loss: Tensor = errors.sum() / known.sum()  # the mean over actions that the episode has
+        # the mean over actions that the episodes have, of the whole batch
+        loss: Tensor = errors.sum() * part.world / part.total(known.sum())
         return loss
 
     @torch.no_grad()
@@ -203,10 +207,10 @@ class BCPolicy(nn.Module):
                 self._queues[env] = list(chunk)
         return torch.stack([self._queues[env].pop(0) for env in range(count)])
 
-    def _features(self, batch: Mapping[str, Tensor], shift: int = 0) -> Tensor:
+    def _features(self, batch: Mapping[str, Tensor], shift: int = 0, part: Part = WHOLE) -> Tensor:
         parts = []
         for key, encoder in zip(self.cameras, self.encoders, strict=True):
-            images = random_shift(batch[key], shift)
+            images = random_shift(batch[key], shift, part)
             images = images.float() if images.is_floating_point() else images.float() / 255  # depth comes in metres
             parts.append(encoder(self._normalizer(key)(images)))
         # not flatten(1): a state may be a scalar a frame, (B,)

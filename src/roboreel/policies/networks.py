@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as everyone calls it
 from torch import Tensor, nn
 
+from roboreel.policies.part import WHOLE, Part
+
 
 def conv_block(channels_in: int, channels_out: int, kernel: int, stride: int) -> list[nn.Module]:
     """Return a convolution, a normalisation that does not depend on the batch, and a ReLU."""
@@ -49,7 +51,7 @@ class ImageEncoder(nn.Module):
         return features
 
 
-def random_shift(images: Tensor, pixels: int) -> Tensor:
+def random_shift(images: Tensor, pixels: int, part: Part = WHOLE) -> Tensor:
     """Shift each image (B, C, H, W) by up to `pixels` each way, whole pixels, the edge repeated; any dtype.
 
     Drawn from torch's global generator on the CPU, so that a seed means the same on every device.
@@ -57,7 +59,8 @@ def random_shift(images: Tensor, pixels: int) -> Tensor:
     if not pixels:
         return images
     batch, channels, height, width = images.shape
-    shifts = torch.randint(-pixels, pixels + 1, (2, batch, 1)).to(images.device)
+    drawn = torch.randint(-pixels, pixels + 1, (2, part.rows(batch), 1))
+    shifts = torch.stack([part.of(one) for one in drawn]).to(images.device)
     first = torch.arange(batch, device=images.device)[:, None]
     rows = (torch.arange(height, device=images.device) + shifts[0]).clamp(0, height - 1) + first * height
     columns = (torch.arange(width, device=images.device) + shifts[1]).clamp(0, width - 1) + first * width

@@ -17,13 +17,14 @@ from roboreel.policies import BCPolicy
 from roboreel.train.frames import data_identity, open_dataset, read_by, set_windows
 from roboreel.train.learner import Gradient, TrainingFrames
 from roboreel.train.options import TrainConfig
+from roboreel.train.processes import current
 
 
 class BCLearner:
     """The weights in training, and their running average, which is what gets evaluated."""
 
     def __init__(self, policy: BCPolicy, config: TrainConfig, device: torch.device) -> None:
-        self.config, self._device = config, device
+        self.config, self._device, self._processes = config, device, current()
         self.fps = policy.fps
         self.policy, self.average = policy.train(), copy.deepcopy(policy).eval()
         betas = (0.9, 0.99)  # the usual 0.999 looks back over a thousand steps: too long for runs of a few thousand
@@ -48,11 +49,12 @@ class BCLearner:
     def learn(self, batch: Mapping[str, Tensor], step: int) -> Gradient:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step)
-        loss = self.policy(batch)
+        loss = self.policy(batch, self._processes.part)
         self.optimizer.zero_grad()
         loss.backward()
+        self._processes.average(self.policy.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.grad_clip)
-        return Gradient(loss.item(), norm.item())
+        return Gradient(self._processes.mean(loss.item()), norm.item())
 
     def apply(self) -> float:
         self.optimizer.step()

@@ -10,6 +10,7 @@ a run that was stopped and resumed gives the losses of one that was not, bit for
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -28,6 +29,7 @@ from roboreel.train.learner import Gradient, Learner, TrainingFrames, Trials
 from roboreel.train.metrics import Line, TrainResult, bar_interval_s, result_of, since
 from roboreel.train.options import RunConfig
 from roboreel.train.order import Batches, DrawnOrder
+from roboreel.train.processes import check_batches, current, joined, local_device
 from roboreel.train.seeds import step_seed
 from roboreel.train.trackers import Trackers, check_trackers
 from roboreel.view import plot_curves
@@ -41,16 +43,20 @@ def run_training(
     trials: Trials | None = None,
 ) -> TrainResult:
     """Train what `begin` makes, or go on training it; returns when `config.steps` are done."""
-    # Refused before anything is written: another run's folder, a device or a dataset that is not there.
-    device = pick_device(config.device)
-    find_start(config)
-    check_trackers(config)
-    learner, frames = begin(config, device)
-    if trials is not None:
-        trials.check(learner.policy, learner.fps)
-    with checkpoint.run_lock(config.output_dir):
-        run(config, learner, frames, device, trials)
-    return result_of(config)
+    with joined() as processes:
+        # Refused before anything is written: another run's folder, a device or a dataset that is not there.
+        check_batches(config, processes)
+        device = pick_device(local_device(config.device))
+        find_start(config)
+        check_trackers(config)
+        with processes.in_turn():  # the first takes the data in, where that is yet to be done
+            learner, frames = begin(config, device)
+        if trials is not None and processes.is_first:
+            trials.check(learner.policy, learner.fps)
+        with checkpoint.run_lock(config.output_dir) if processes.is_first else contextlib.nullcontext():
+            run(config, learner, frames, device, trials)
+        processes.wait()  # for what the first has written
+        return result_of(config)
 
 
 def run(
@@ -58,12 +64,13 @@ def run(
 ) -> None:
     """Train the policy from where the run stands to `config.steps`."""
     # Where: a new run, or the last checkpoint of one.
-    out, last = config.output_dir, find_start(config)
+    processes, out, last = current(), config.output_dir, find_start(config)
+    processes.wait()  # until all have looked, before the first writes
     start = 0 if last is None else int(last.name)
     told = {"config": checkpoint.plain(config), "dataset": frames.identity}
 
     # Data: uint8 until it is on the device.
-    order = DrawnOrder(frames.indices, config, start)
+    order = DrawnOrder(frames.indices, config, start, processes.part)
     loader = DataLoader(
         frames.dataset, batch_sampler=order, num_workers=config.num_workers, pin_memory=device.type == "cuda"
     )
@@ -73,13 +80,16 @@ def run(
         state = learner.read(last)
         check_same_run(config, state, frames.identity)
         learner.load(state)
-    checkpoint.begin_run(out, config, start)
+    processes.share([*learner.policy.parameters(), *learner.policy.buffers()])
+    if processes.is_first:
+        checkpoint.begin_run(out, config, start)
 
     # Loop.
     line = Line(config.batch_size)
-    with Trackers(config, start) as trackers:
+    with Trackers(config, start) if processes.is_first else contextlib.nullcontext() as trackers:
         clock = time.perf_counter()
-        progress = tqdm(loader, "train", initial=start, total=config.steps, unit="step", mininterval=bar_interval_s())
+        shown: dict[str, Any] = {"mininterval": bar_interval_s(), "disable": not processes.is_first}
+        progress = tqdm(loader, "train", initial=start, total=config.steps, unit="step", **shown)
         for step, batch in enumerate(progress, start + 1):
             batch = on_device(batch, device)
             data_s, clock = since(clock)
@@ -87,6 +97,8 @@ def run(
             found, lr = take_step(config, learner, batch, step, order)
             update_s, clock = since(clock)
 
+            if trackers is None:
+                continue
             line.add(loss=found.loss, grad_norm=found.norm, data_s=data_s, update_s=update_s)
             if step % config.log_every == 0 or step == config.steps:
                 progress.set_postfix(line.shown(lr), refresh=False)
@@ -167,7 +179,8 @@ def check_finite(out: Path, step: int, order: Batches, found: Gradient) -> None:
         return
     path = out / "bad_batch.json"
     content = {"step": step, "loss": str(found.loss), "grad_norm": str(found.norm), "indices": order.batch(step - 1)}
-    checkpoint.write_json(path, content)
+    if current().is_first:
+        checkpoint.write_json(path, content)
     raise LossNotFiniteError(
         f"step {step}: the loss is {found.loss} and its gradient's norm {found.norm}; the batch's indices are in "
         f"{path}. Look at those frames for values that are not finite, or lower --lr"

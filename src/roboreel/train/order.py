@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.policies.part import WHOLE, Part
 from roboreel.sampling.order import EpochOrder
 from roboreel.train.options import RunConfig
 
@@ -20,10 +21,13 @@ class Batches(Protocol):
 
 
 class DrawnOrder:
-    """Batches of `indices`, each once an epoch, for `DataLoader(dataset, batch_sampler=order)`."""
+    """Batches of `indices`, each once an epoch, for `DataLoader(dataset, batch_sampler=order)`.
 
-    def __init__(self, indices: NDArray[np.int64], config: RunConfig, start: int) -> None:
-        self._indices = indices
+    Of processes that train together each gets every `world`-th frame of a batch.
+    """
+
+    def __init__(self, indices: NDArray[np.int64], config: RunConfig, start: int, part: Part = WHOLE) -> None:
+        self._indices, self._part = indices, part
         self._order = EpochOrder(len(indices), config.batch_size, config.seed, start, config.steps)
 
     def __len__(self) -> int:
@@ -31,10 +35,10 @@ class DrawnOrder:
 
     def __iter__(self) -> Iterator[list[int]]:
         for positions in self._order:
-            yield self._indices[positions].tolist()
+            yield self._indices[positions][self._part.rank :: self._part.world].tolist()
 
     def batch(self, number: int) -> list[int]:
-        """Return the indices of one batch; the first is number 0."""
+        """Return the indices of one whole batch; the first is number 0."""
         found: list[int] = self._indices[self._order.batch(number)].tolist()
         return found
 

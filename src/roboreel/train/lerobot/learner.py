@@ -15,6 +15,7 @@ from roboreel.train.lerobot.frames import Learned, open_frames
 from roboreel.train.lerobot.policy import as_floats, make_config, make_policy, make_processors
 from roboreel.train.lerobot.randomness import seed_all
 from roboreel.train.options import LeRobotTrainConfig
+from roboreel.train.processes import current
 from roboreel.train.seeds import step_seed
 
 
@@ -23,6 +24,7 @@ class LeRobotLearner:
 
     def __init__(self, options: LeRobotTrainConfig, config: Any, learned: Learned, device: torch.device) -> None:
         self.options, self._device, self.fps = options, device, learned.fps
+        self._processes = current()
         self._features = {**config.input_features, **config.output_features}
         self.policy = policy = make_policy(config)
         before, after = make_processors(config, learned.stats)
@@ -42,15 +44,17 @@ class LeRobotLearner:
         return cls(options, config, learned, device), learned.frames
 
     def learn(self, batch: Mapping[str, Tensor], step: int) -> Gradient:
-        seed_all(step_seed(self.options.seed, step))
+        seed_all(step_seed(self.options.seed, step, self._processes.rank))  # others' frames have draws of their own
         policy = self.parts.policy.train()
         ready = dict(self.parts.before(as_floats(batch, self._features)))
         self.parts.optimizer.zero_grad()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.options.amp):
             loss, _ = policy.forward(ready)
         loss.backward()
+        self._processes.average(policy.parameters())
+        self._processes.share_buffers(policy)
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), self._clip)
-        return Gradient(loss.item(), norm.item())
+        return Gradient(self._processes.mean(loss.item()), norm.item())
 
     def apply(self) -> float:
         rate = float(self.parts.optimizer.param_groups[0]["lr"])

@@ -25,6 +25,7 @@ from roboreel.train.online.options import OnlineOptions, Scene
 from roboreel.train.online.rollouts import Rollouts, check_capacity, restore
 from roboreel.train.online.stage import BUFFER, Online, Stage, begin_buffer
 from roboreel.train.options import LeRobotTrainConfig
+from roboreel.train.processes import launched
 from roboreel.train.trackers import check_trackers
 
 NOTHING = Path("none")
@@ -66,6 +67,11 @@ def train_online(
 
 def check_options(config: LeRobotTrainConfig, options: OnlineOptions) -> None:
     """Refuse what contradicts itself."""
+    if launched() > 1:
+        raise ConfigError(
+            f"--online-steps: one process rolls out and learns, and {launched()} were launched; start it without "
+            "torchrun or accelerate launch"
+        )
     if options.online_steps > config.steps:
         raise ConfigError(f"--online-steps {options.online_steps} of --steps {config.steps}: they are the last of them")
     if config.loader != "roboreel":

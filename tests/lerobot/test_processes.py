@@ -1,0 +1,51 @@
+"""Two processes train one of LeRobot's policies, by torchrun and by accelerate, and make the steps of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from roboreel import ConfigError
+from roboreel.train import train
+from tests.lerobot import test_online as online
+from tests.lerobot.test_training import OPTIONS, config_of, write_episodes
+
+STILL = ("dropout=0", "use_vae=false")
+"""Nothing is drawn: what two processes draw is not what one draws."""
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+    "accelerate": ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+}
+
+
+def losses(out: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("launcher", list(LAUNCHERS))
+def test_act_by_two(launcher: str, tmp_path: Path) -> None:
+    dataset = write_episodes(tmp_path / "pushing")
+    train(config_of("act", dataset, tmp_path / "one", *STILL))
+    given = [f"--policy.{option}" for option in (*OPTIONS["act"], *STILL)]
+    run = ["--dataset", str(dataset), "--output-dir", str(tmp_path / "two"), "--steps", "4", "--batch-size", "4"]
+    command = [*LAUNCHERS[launcher], "-m", "roboreel", "train", "--policy", "act", *run, *given]
+    options = ["--save-every", "2", "--num-workers", "0", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *options], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    assert (tmp_path / "two" / "checkpoints" / "last" / "pretrained_model" / "model.safetensors").is_file()
+
+
+def test_online_by_two_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="--online-steps: one process rolls out and learns, and 2 were launched"):
+        online.train_online(online.config_of(tmp_path / "run"), online.OPTIONS, online.SCENE)
+    assert not (tmp_path / "run").exists()
