@@ -12,6 +12,7 @@ import pytest
 
 from roboreel import ConfigError
 from roboreel.train import train
+from roboreel.train.online.training import train_online
 from tests.lerobot import test_online as online
 from tests.lerobot.test_training import OPTIONS, config_of, write_episodes
 
@@ -47,5 +48,5 @@ def test_act_by_two(launcher: str, tmp_path: Path) -> None:
 def test_online_by_two_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--online-steps: one process rolls out and learns, and 2 were launched"):
-        online.train_online(online.config_of(tmp_path / "run"), online.OPTIONS, online.SCENE)
+        train_online(online.config_of(tmp_path / "run"), online.OPTIONS, online.SCENE)
     assert not (tmp_path / "run").exists()
