@@ -12,10 +12,12 @@ from typing import Any, Literal
 import h5py
 import numcodecs
 import numpy as np
+import pytest
 import zarr
 from numpy.typing import NDArray
 from PIL import Image
 
+from roboreel import LeRobotDatasetV2, SourceError, open_source
 from tests.recordings import pictures
 
 LENGTHS = [3, 1, 4]
@@ -123,3 +125,29 @@ def jpeg(picture: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
+
+
+# Taking them in
+
+
+def taken_in(path: Path, root: Path, **options: Any) -> dict[str, Any]:
+    """Import, and return all frames by their keys."""
+    opened = {name: options.pop(name) for name in ("fps", "rename", "strict", "format") if name in options}
+    source = open_source(path, **opened)
+    with LeRobotDatasetV2.from_source(source, root, progress=False, image_dtype="uint8", **options) as dataset:
+        items: dict[str, Any] = dataset.get_batch(range(len(dataset)))
+        found = {key: value if key == "task" else np.asarray(value) for key, value in items.items()}
+        for key in dataset.camera_keys:
+            found[key] = np.moveaxis(found[key], 1, -1)
+        provenance = dataset._need_store().manifest.provenance
+        ends = dataset.episode_data_index["to"].tolist()
+        return {**found, "ends": ends, "fps": dataset.fps, "provenance": provenance}
+
+
+def check_refused(path: Path, root: Path, pattern: str, error: type[Exception] = SourceError, **options: Any) -> None:
+    """Refused by one error, and nothing of it stays."""
+    before = sorted(root.parent.iterdir())
+    with pytest.raises(error, match=pattern) as refused:
+        taken_in(path, root, **options)
+    assert "\n" not in str(refused.value)
+    assert sorted(root.parent.iterdir()) == before

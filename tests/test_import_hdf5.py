@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roboreel import LeRobotDatasetV2, RoboreelWarning, SourceError, open_source
+from roboreel import RoboreelWarning, SourceError, open_source
 from roboreel.cli.main import main
 from roboreel.errors import InvalidArgumentError, MissingDependencyError, NotADatasetError
-from tests.foreign_files import LENGTHS, jpeg, rows, write_aloha, write_robomimic
+from tests.foreign_files import LENGTHS, check_refused, jpeg, rows, taken_in, write_aloha, write_robomimic
 from tests.recordings import CAMERA, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore::roboreel.RoboreelWarning")
@@ -30,29 +30,6 @@ CAM_HIGH, AGENT = "observation.images.cam_high", "observation.images.agentview"
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(os, "fdatasync", lambda _: None, raising=False)
-
-
-def taken_in(path: Path, root: Path, **options: Any) -> dict[str, Any]:
-    """Import, and return all frames by their keys."""
-    opened = {name: options.pop(name) for name in ("fps", "rename", "strict", "format") if name in options}
-    source = open_source(path, **opened)
-    with LeRobotDatasetV2.from_source(source, root, progress=False, image_dtype="uint8", **options) as dataset:
-        items: dict[str, Any] = dataset.get_batch(range(len(dataset)))
-        found = {key: value if key == "task" else np.asarray(value) for key, value in items.items()}
-        for key in dataset.camera_keys:
-            found[key] = np.moveaxis(found[key], 1, -1)
-        provenance = dataset._need_store().manifest.provenance
-        ends = dataset.episode_data_index["to"].tolist()
-        return {**found, "ends": ends, "fps": dataset.fps, "provenance": provenance}
-
-
-def check_refused(path: Path, root: Path, pattern: str, error: type[Exception] = SourceError, **options: Any) -> None:
-    """Refused by one error, and nothing of it stays."""
-    before = sorted(root.parent.iterdir())
-    with pytest.raises(error, match=pattern) as refused:
-        taken_in(path, root, **options)
-    assert "\n" not in str(refused.value)
-    assert sorted(root.parent.iterdir()) == before
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -21,9 +22,8 @@ from roboreel._optional import require
 from roboreel.convert.lerobot_info import shown
 from roboreel.errors import SourceError
 
-_METADATA = (".zarray", "zarr.json")
+METADATA = (".zarray", "zarr.json")
 _MAX_METADATA_BYTES = 1 << 20
-_BLOSC_HEADER_BYTES = 16
 _MAX_CHUNK_BYTES = 1 << 30
 """Decoded. A chunk is decoded whole, and any number can be declared."""
 _CODECS = frozenset(
@@ -47,8 +47,8 @@ class ZarrArray:
     """Why it is not read; None where it can be. Then `dtype` says nothing."""
     stored_chunks: int
     """Files of chunks that are there."""
-    last_codec: str
-    """That has coded the files."""
+    codecs: tuple[str, ...]
+    """What has coded the files, the last of them last."""
 
     @property
     def chunk_bytes(self) -> int:
@@ -93,7 +93,7 @@ class ZarrFiles(ABC):
         metadata: dict[str, str] = {}
         for name in self.names():
             folder, _, file = name.rpartition("/")
-            if file in _METADATA:
+            if file in METADATA:
                 # zarr.json wins over .zarray, as in zarr's library
                 metadata[folder] = max(metadata.get(folder, ""), file)
             elif not file.startswith("."):
@@ -105,29 +105,6 @@ class ZarrFiles(ABC):
             if file == ".zarray" or content.get("node_type") == "array":
                 found[folder] = _parse(folder, content, counts.get(folder, 0), f"{self.path}, array {folder!r}")
         return found
-
-    def check_chunks(self, arrays: Mapping[str, ZarrArray]) -> None:
-        """Refuse chunks of Blosc that are cut off, or of another size than declared.
-
-        Blosc goes by the sizes in a chunk's header, and reads on beyond the end of one that is cut off.
-        """
-        blosc = {path: array for path, array in arrays.items() if array.flaw is None and array.last_codec == "blosc"}
-        for name in self.names():
-            folder, _, file = name.rpartition("/")
-            path = next((str(one) for one in (folder, *PurePosixPath(folder).parents) if str(one) in blosc), None)
-            if path is None or file in _METADATA or file.startswith("."):
-                continue
-            head, size = self.read(name, _BLOSC_HEADER_BYTES), self.size(name)
-            decoded, coded = (int.from_bytes(head[at : at + 4], "little") for at in (4, 12))
-            if len(head) < _BLOSC_HEADER_BYTES or coded != size:
-                raise SourceError(
-                    f"{self.path}: chunk {name} has {size} bytes, and should have {coded}: it is cut off; copy it again"
-                )
-            if decoded != blosc[path].chunk_bytes:
-                raise SourceError(
-                    f"{self.path}: chunk {name} holds {decoded:,} bytes where a chunk has {blosc[path].chunk_bytes:,}; "
-                    "copy it again"
-                )
 
     def attributes(self) -> Mapping[str, Any]:
         """Those of the root group."""
@@ -169,9 +146,13 @@ class ZarrFolder(ZarrFiles):
         return (entry.name for entry in self.path.iterdir())
 
     def size(self, name: str) -> int:
-        return (self.path / name).stat().st_size
+        found = (self.path / name).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise SourceError(f"{self.path}: {name} is no plain file; copy it again")  # a pipe would be waited for
+        return found.st_size
 
     def read(self, name: str, count: int = _MAX_METADATA_BYTES + 1) -> bytes:
+        self.size(name)
         try:
             with (self.path / name).open("rb") as file:
                 return file.read(count)
@@ -250,8 +231,8 @@ def _parse(name: str, content: Mapping[str, Any], stored: int, where: str) -> Za
         raise SourceError(f"{where}: a shape of {len(shape)} sides, and chunks of {len(chunks)}; copy it again")
     numbers, flaw = _judge_dtype(dtype)
     flaw = flaw or next((found for codec in codecs if (found := _judge_codec(codec))), None)
-    last = codecs[0 if version == 2 else -1] if codecs else None
-    array = ZarrArray(name, version, tuple(shape), tuple(chunks), numbers, flaw, stored, _codec_name(last))
+    names = tuple(map(_codec_name, codecs))
+    array = ZarrArray(name, version, tuple(shape), tuple(chunks), numbers, flaw, stored, names)
     if flaw is None and array.chunk_bytes > _MAX_CHUNK_BYTES:
         raise SourceError(
             f"{where}: one chunk of {tuple(chunks)} is {array.chunk_bytes:,} bytes, and at most {_MAX_CHUNK_BYTES:,} "
@@ -261,7 +242,7 @@ def _parse(name: str, content: Mapping[str, Any], stored: int, where: str) -> Za
 
 
 def _parts_v2(content: Mapping[str, Any]) -> tuple[Any, Any, Any, list[Any]]:
-    codecs = [content["compressor"], *reversed(content.get("filters") or [])]
+    codecs = [*(content.get("filters") or []), content["compressor"]]
     return content["shape"], content["chunks"], content["dtype"], [codec for codec in codecs if codec is not None]
 
 

@@ -28,6 +28,7 @@ from roboreel.convert.array_rows import (
 )
 from roboreel.convert.lerobot_layout import Warnings
 from roboreel.convert.source import Source
+from roboreel.convert.zarr_chunks import check_chunks
 from roboreel.convert.zarr_files import ZarrArray, ZarrFiles, open_files
 from roboreel.errors import SourceError
 from roboreel.schema import TIMESTAMP_KEY
@@ -121,7 +122,7 @@ class ZarrReplay(Source):
         self._warned = warnings
         store = open_files(path)
         arrays = store.arrays()
-        store.check_chunks(arrays)
+        check_chunks(store, arrays)
         self._ends = _read_ends(store, arrays)
         self.lengths = np.diff(self._ends, prepend=0).tolist()
         kept = _kept(store, arrays, int(self._ends[-1]) if len(self._ends) else 0, warnings)
