@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from roboreel import ConfigError, InvalidArgumentError, LeRobotDatasetV2, MissingDependencyError
+from roboreel import ConfigError, InvalidArgumentError, LeRobotDatasetV2, MissingDependencyError, RolloutError
 from roboreel.envs import Episode, Observation, RandomActor, VectorEnvs, make_envs, make_pusht, rollout
 
 
@@ -280,3 +283,56 @@ def test_a_missing_simulator_is_named_with_the_command(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "gym_pusht", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'roboreel\[sim\]'"):
         make_pusht(1)
+
+
+class Fragile(Counter):
+    """Breaks on the third step of an episode, and cannot begin with seed 13."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        if seed == 13:
+            raise OSError("no licence for this seed")
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self.steps == 2:
+            raise FloatingPointError("the arm went through the table")
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([3, 7], "Arm has failed in step 3 of seed 3, step 3 of seed 7: FloatingPointError: the arm went through"),
+        ([13], r"Arm cannot begin the episodes of the seeds \[13\]: OSError: no licence for this seed"),
+    ],
+)
+def test_an_environment_that_fails_is_named_with_seed_and_step(seeds: list[int], said: str) -> None:
+    disabled = gymnasium.vector.AutoresetMode.DISABLED
+    envs = gymnasium.vector.SyncVectorEnv([Fragile] * len(seeds), autoreset_mode=disabled)
+    arms = VectorEnvs(envs, {"observation.state": "told"}, fps=10, name="Arm")
+    with pytest.raises(RolloutError, match=said):
+        list(rollout(arms, RandomActor(arms.actions, len(seeds)), seeds))
+
+
+def test_ctrl_c_ends_all_processes_without_a_word_of_theirs(tmp_path: Path) -> None:
+    options = [
+        "--policy",
+        "random",
+        "--env",
+        "Pendulum-v1",
+        "--n-envs",
+        "2",
+        "--n-videos",
+        "0",
+        "--n-episodes",
+        "100000",
+    ]
+    command = [sys.executable, "-m", "roboreel", "eval", "--output-dir", str(tmp_path / "eval"), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    seen = process.stderr.read(1)  # of the progress bar: it is at work
+    os.killpg(process.pid, signal.SIGINT)
+    told = seen + process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    assert "roboreel eval: interrupted" in told
+    assert "Traceback" not in told

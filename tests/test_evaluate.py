@@ -288,6 +288,6 @@ def test_where_only_successes_are_told_the_others_were_none(lucky: EvalConfig, n
 
 @pytest.mark.filterwarnings("ignore:.*is not in the possible render_modes")  # gymnasium's own word on it
 def test_without_pictures_there_are_no_videos(lucky: EvalConfig) -> None:
-    with pytest.raises(ConfigError, match="no pictures for videos; --n-videos 0 would do without"):
+    with pytest.raises(ConfigError, match=r"no pictures for videos; --n-videos 0, .*--eval-videos 0, would do without"):
         evaluate(replace(lucky, n_videos=1))
     assert not lucky.output_dir.exists()

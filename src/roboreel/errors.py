@@ -116,7 +116,7 @@ class ConfigError(RoboreelError, ValueError):
 
 
 class RolloutError(RoboreelError, RuntimeError):
-    """A process that rolls out for a training run has failed."""
+    """An environment has failed in the middle of an episode, or a process that rolls out for a training run."""
 
 
 class LossNotFiniteError(RoboreelError, ArithmeticError):

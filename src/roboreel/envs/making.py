@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ def make_envs(
     if draw:
         chosen = {"render_mode": "rgb_array", **chosen}
     env_id = KNOWN[name].id if name in KNOWN else name
-    make = partial(_make_one, env_id, chosen, max_steps)
+    make = partial(_make_one, env_id, chosen, max_steps, os.getpid())
     vector = gymnasium.vector
     how: dict[str, Any] = {"autoreset_mode": vector.AutoresetMode.DISABLED}
     kind = vector.SyncVectorEnv
@@ -105,7 +106,8 @@ def make_envs(
             raise ConfigError(f"{name} does not tell how many steps a second has: give them, as --env-fps 20")
         found = observation_keys(envs.single_observation_space, keys)
         limit = max_steps or gymnasium.spec(env_id).max_episode_steps
-        return VectorEnvs(envs, found, fps=float(rate), signals=known.signals if known else (), max_steps=limit)
+        signals = known.signals if known else ()
+        return VectorEnvs(envs, found, fps=float(rate), signals=signals, max_steps=limit, name=name)
     except BaseException:
         envs.close()
         raise
@@ -139,9 +141,11 @@ def refusals(name: str, gymnasium: Any) -> Iterator[None]:
         raise ConfigError(f"{name} cannot be made so ({error}); see --env-options") from error
 
 
-def _make_one(env_id: str, options: Mapping[str, Any], max_steps: int | None) -> Any:
+def _make_one(env_id: str, options: Mapping[str, Any], max_steps: int | None, asked_by: int) -> Any:
     import gymnasium
 
+    if os.getpid() != asked_by:  # Ctrl-C reaches every process of a terminal: who asked ends the others
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     package = env_id.partition("/")[0]
     for known in KNOWN.values():
         if known.package == package:

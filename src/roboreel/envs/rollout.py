@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from roboreel.envs.spaces import ActionSpace
 from roboreel.envs.vector import Observation, Step, VectorEnvs
-from roboreel.errors import InvalidArgumentError
+from roboreel.errors import InvalidArgumentError, RoboreelError, RolloutError
 
 
 class Actor(Protocol):
@@ -81,6 +82,10 @@ class _Recorder:
         self._tells_success = False
         self.film: list[NDArray[np.uint8]] | None = None
 
+    @property
+    def steps(self) -> int:
+        return len(self._frames)
+
     def add(self, before: Observation, actions: NDArray[Any], step: Step) -> Episode | None:
         """Take one step; the whole episode, once this was its last."""
         env = self._env
@@ -107,6 +112,17 @@ class _Recorder:
         return Episode(self.seed, data, signals, self._initial, truncated, self._tells_success, film)
 
 
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Say where an environment, which raises what it likes, has failed."""
+    try:
+        yield
+    except RoboreelError:
+        raise
+    except Exception as error:
+        raise RolloutError(f"{what}: {type(error).__name__}: {error}") from error
+
+
 def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int], *, filmed: Collection[int] = ()) -> Iterator[Episode]:
     """Yield one episode a seed, in the order in which they end; an environment that is done takes the next seed.
 
@@ -121,6 +137,7 @@ def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int], *, filmed: Col
 
     Raises:
         InvalidArgumentError: no seeds.
+        RolloutError: an environment has failed; the message says with which seed and where.
     """
     if not seeds:
         raise InvalidArgumentError("no seeds to roll out; give one an episode")
@@ -130,7 +147,8 @@ def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int], *, filmed: Col
     def begin(free: Sequence[int]) -> Observation:
         chosen = {env: waiting.popleft() for env in free if waiting}
         # all environments are stepped, also those with nothing left to do
-        observation, initial = envs.reset({env: chosen.get(env, seeds[0]) for env in free})
+        with _telling(f"{envs.name} cannot begin the episodes of the seeds {list(chosen.values())}"):
+            observation, initial = envs.reset({env: chosen.get(env, seeds[0]) for env in free})
         for env, seed in chosen.items():
             told = {name: float(values[env]) for name, values in initial.items()}
             recorders[env] = _Recorder(envs, env, seed, told)
@@ -149,7 +167,9 @@ def rollout(envs: VectorEnvs, actor: Actor, seeds: Sequence[int], *, filmed: Col
     observation = begin(range(envs.n_envs))
     while recorders:
         actions = envs.clip(actor.act(observation))
-        step = envs.step(actions)
+        told = ", ".join(f"step {one.steps + 1} of seed {one.seed}" for one in recorders.values())
+        with _telling(f"{envs.name} has failed in {told}"):
+            step = envs.step(actions)
         shoot(recorders)
         for env, recorder in list(recorders.items()):
             if (episode := recorder.add(observation, actions, step)) is not None:

@@ -42,6 +42,7 @@ class VectorEnvs:
         fps: float,
         signals: Sequence[str] = (),
         max_steps: int | None = None,
+        name: str = "the environment",
     ) -> None:
         """Wrap `envs`.
 
@@ -51,6 +52,7 @@ class VectorEnvs:
             fps: Steps a second (Hz).
             signals: Entries of `info`, numbers, that are kept.
             max_steps: Steps after which an episode is cut, where that is known.
+            name: What it is called in errors.
 
         Raises:
             ConfigError: they reset themselves: what follows a last step would be another episode's first observation.
@@ -62,6 +64,7 @@ class VectorEnvs:
                 "make them with autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED"
             )
         self._envs, self._keys, self._signals, self.fps = envs, dict(keys), tuple(signals), fps
+        self.name = name
         self.n_envs: int = envs.num_envs
         self.max_steps = max_steps
         self.actions = ActionSpace.of(envs.single_action_space)
@@ -110,7 +113,10 @@ class VectorEnvs:
         """
         pictures = self._envs.render()
         if pictures is None or any(np.ndim(picture) != 3 for picture in pictures):
-            raise ConfigError("the environment draws no pictures (render mode rgb_array): give --n-videos 0")
+            raise ConfigError(
+                f"{self.name} draws no pictures (render mode rgb_array): give --n-videos 0, or to roboreel train "
+                "--eval-videos 0"
+            )
         return [np.asarray(picture, np.uint8) for picture in pictures]
 
     def close(self) -> None:

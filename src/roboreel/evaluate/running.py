@@ -130,7 +130,10 @@ def make_simulator(config: EvalConfig) -> VectorEnvs:
     try:
         return make(draw=True)
     except ConfigError as error:
-        raise ConfigError(f"there are no pictures for videos; --n-videos 0 would do without: {error}") from error
+        raise ConfigError(
+            "there are no pictures for videos; --n-videos 0, or of roboreel train --eval-videos 0, would do without: "
+            f"{error}"
+        ) from error
 
 
 def read_result(config: EvalConfig) -> EvalResult | None:

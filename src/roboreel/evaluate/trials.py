@@ -28,6 +28,8 @@ class TrialOptions:
     """Episodes a trial, of the same seeds in each; 0: no trials, as where only the online steps want an environment."""
     eval_envs: int = 5
     """Environments at once; 1: in this process."""
+    eval_videos: int = 1
+    """Videos a trial, of its first episodes; 0 where the environment draws no pictures."""
     eval_max_steps: int | None = None
     """Steps after which an episode is cut; default: as the environment is registered."""
 
@@ -52,7 +54,7 @@ class Trials:
             n_episodes=options.eval_episodes,
             n_envs=options.eval_envs,
             max_steps=options.eval_max_steps,
-            n_videos=1,
+            n_videos=options.eval_videos,
             device=self._device,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class RolloutProcess:
 
 
 def _serve(end: Connection, place: Place) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too: the trainer ends it
     try:
         from roboreel.train.lerobot.actor import actor_from
 
@@ -102,7 +104,7 @@ def _serve(end: Connection, place: Place) -> None:
                 else:
                     rollouts.snapshot(order[1])
                     end.send(("done", None))
-    except (BrokenPipeError, KeyboardInterrupt):
+    except BrokenPipeError:
         return
     except BaseException:  # noqa: BLE001 - told where it can be seen
         end.send(("failed", traceback.format_exc()))
