@@ -23,7 +23,7 @@ class StateFile:
 
     def put_live(self, state: State) -> None:
         """Make `state` what readers see, in one write that is not synced. Where it fails, the former record stays."""
-        assert not (what := state.problem()), what
+        assert state.next_slot <= state.frames <= state.capacity, f"{state} would count frames that have no room"
         former = self._file.read_at(LIVE_OFFSET, STATE_RECORD_BYTES)
         try:
             self._file.write_at(LIVE_OFFSET, _signed(state).to_bytes())
