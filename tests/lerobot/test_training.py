@@ -14,13 +14,13 @@ import pytest
 import torch
 from lerobot.configs.train import TrainPipelineConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-from lerobot.utils.train_utils import load_training_state
 
 from roboreel import ConfigError, LeRobotDatasetV2, LossNotFiniteError, SourceError
 from roboreel.cli import training
 from roboreel.policies import BCConfig
 from roboreel.train import LeRobotTrainConfig, TrainConfig, train
 from roboreel.train.lerobot import LeRobotActor, actor_from
+from roboreel.train.lerobot.policy import lerobot
 
 FPS, SIDE = 10, 48
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -35,6 +35,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "n_vae_encoder_layers=1",
     ),
     "diffusion": (
+        "pretrained_backbone_weights=null",
         "down_dims=[16,16]",
         "diffusion_step_embed_dim=16",
         "n_groups=4",
@@ -44,6 +45,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "drop_n_last_frames=1",
     ),
     "vqbet": (
+        "pretrained_backbone_weights=null",
         "crop_shape=null",
         "n_vqvae_training_steps=2",
         "gpt_input_dim=16",
@@ -151,7 +153,8 @@ def test_lerobots_own_tools_load_the_checkpoint(runs: Mapping[str, LeRobotTrainC
     loaded = get_policy_class(policy).from_pretrained(folder / "pretrained_model")
     optimizer = pipeline.optimizer.build(loaded.get_optim_params())
     scheduler = None if pipeline.scheduler is None else pipeline.scheduler.build(optimizer, pipeline.steps)
-    assert load_training_state(folder, optimizer, scheduler)[0] == 4
+    loading = lerobot("utils.train_utils", or_else="common.train_utils")
+    assert loading.load_training_state(folder, optimizer, scheduler)[0] == 4
     before, _ = make_pre_post_processors(loaded.config, pretrained_path=str(folder / "pretrained_model"))
     with LeRobotDatasetV2(runs[policy].dataset, readonly=True) as data:
         stats = data.stats["action"]

@@ -41,7 +41,7 @@ def write_checkpoint(
     folder: Path, step: int, parts: Parts, options: LeRobotTrainConfig, told: Mapping[str, Any], fps: float
 ) -> None:
     """Write all files of a checkpoint into an empty folder."""
-    saving = lerobot("utils.train_utils")
+    saving = lerobot("utils.train_utils", or_else="common.train_utils")  # which is 0.6's name
     saving.save_checkpoint(
         folder,
         step,

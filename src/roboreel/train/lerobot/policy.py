@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,8 +28,11 @@ OURS = {
 """Options of LeRobot's configs that are none here, and what is instead."""
 
 
-def lerobot(module: str) -> Any:
-    """Import a module of lerobot's."""
+def lerobot(module: str, *, or_else: str | None = None) -> Any:
+    """Import a module of lerobot's, which other versions have by another name."""
+    require("lerobot", extra="lerobot", purpose="LeRobot's policies")
+    if or_else is not None and importlib.util.find_spec(f"lerobot.{module}") is None:
+        module = or_else
     return require(f"lerobot.{module}", extra="lerobot", purpose="LeRobot's policies")
 
 
