@@ -166,6 +166,8 @@ def test_the_command_finds_out_what_it_is(tmp_path: Path, capsys: pytest.Capture
     main(["import", str(folder), str(tmp_path / "there"), "--forecast", "--fps", "5"])
     assert "observation.image: raw pixels" in capsys.readouterr().out
     assert not (tmp_path / "there").exists()
+    main(["forecast", str(folder), "--frames", "1000", "--image-mode", "memmap"])
+    assert "observation.image" in capsys.readouterr().out
     main(["import", str(folder), str(tmp_path / "there"), "--fps", "5", "--rename", "observation.state=state"])
     out, err = capsys.readouterr()
     assert "taken from diffusion-policy zarr" in out

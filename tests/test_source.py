@@ -93,6 +93,12 @@ def test_called_again_it_opens_what_is_there(tmp_path: Path) -> None:
         from_source(Made([3, 1]), tmp_path / "there")
 
 
+def test_a_place_within_what_is_read_is_refused(folder: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="which is only read; import to another place"):
+        from_source(JpegFolder(folder, 10), folder / "there")
+    assert not (folder / "there").exists()
+
+
 def test_interrupted_it_goes_on(tmp_path: Path) -> None:
     class Stopping(Made):
         def read_episode(self, number: int) -> Mapping[str, Any]:

@@ -29,11 +29,12 @@ class ForecastConfig:
     """Say how many bytes a recording like this one will take, per key and image mode. Nothing is written."""
 
     dir: tyro.conf.Positional[Path]
-    """A roboreel dataset or a LeRobot folder (v1.1 to v3.0), for its keys and a few of its images."""
+    """A roboreel dataset, a LeRobot folder (v1.1 to v3.0), or a recording in zarr or HDF5, for its keys and a few of
+    its images."""
     frames: int
     """Number of frames to come."""
     episode_length: int | None = None
-    """Frames an episode. Left out: of a dataset, the mean of its episodes; of a LeRobot folder, one long episode."""
+    """Frames an episode. Left out: of a dataset, the mean of its episodes; of anything else, one long episode."""
     image_mode: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """How cameras would be stored: memmap, png or video; or, once for each of some cameras, as
     observation.images.wrist=png. Cameras of which nothing is said count as they are."""
@@ -58,7 +59,7 @@ def collect(
     video_options: VideoOptions | None = None,
 ) -> dict[str, Any]:
     """Return what `roboreel forecast` shows, as JSON values."""
-    keys, fps, sample, length = _from_dataset(root) if is_dataset(root) else _from_lerobot(root)
+    keys, fps, sample, length = _from_dataset(root) if is_dataset(root) else _from_foreign(root)
     cameras = {key: spec.image_mode for key, spec in keys.items() if spec.image_mode is not None}
     asked = CameraStorage.parse(image_mode)
     asked.check_known(cameras)
@@ -90,10 +91,17 @@ def _from_dataset(root: Path) -> Found:
         store.close()
 
 
-def _from_lerobot(folder: Path) -> Found:
-    from roboreel.convert import open_lerobot  # brings Parquet in
+def _from_foreign(path: Path) -> Found:
+    from roboreel.convert import (  # brings Parquet in
+        ForeignDataset,
+        OpenedSource,
+        detect_format,
+        open_lerobot,
+        open_source,
+    )
 
-    source = open_lerobot(folder)
+    source: ForeignDataset
+    source = open_lerobot(path) if detect_format(path) == "lerobot" else OpenedSource(open_source(path))
     keys = {spec.name: spec for spec in source.keys}
     runs: dict[str, list[NDArray[Any]]] = {key: [] for key, spec in keys.items() if spec.is_camera}
     for episode in itertools.islice(source.episodes(), _RUNS if runs else 0):

@@ -46,6 +46,7 @@ __all__ = [
     "ImportForecast",
     "IngestOptions",
     "IngestReport",
+    "OpenedSource",
     "Source",
     "SourceEpisode",
     "Told",
