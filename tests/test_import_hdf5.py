@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roboreel import RoboreelWarning, SourceError, open_source
+from roboreel import RoboreelError, RoboreelWarning, SourceError, open_source
 from roboreel.cli.main import main
 from roboreel.errors import InvalidArgumentError, MissingDependencyError, NotADatasetError
 from tests.foreign_files import LENGTHS, check_refused, jpeg, rows, taken_in, write_aloha, write_robomimic
@@ -250,6 +250,19 @@ def test_what_is_broken_is_refused(
 ) -> None:
     breaking(robomimic)
     check_refused(robomimic, tmp_path / "there", pattern)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damage_anywhere_is_one_error_or_other_numbers(tmp_path: Path, robomimic: Path, seed: int) -> None:
+    """HDF5 has no checksums: what hits a number goes unseen, what hits the file's own bookkeeping must not."""
+    rng, data = np.random.default_rng(seed), bytearray(robomimic.read_bytes())
+    for at in rng.integers(0, 6000, 12).tolist():  # where the groups and the headers are
+        data[at] = int(rng.integers(256))
+    robomimic.write_bytes(data)
+    try:
+        taken_in(robomimic, tmp_path / "there")
+    except RoboreelError:
+        assert not (tmp_path / "there").exists()
 
 
 ALOHA_BREAKS: list[tuple[Callable[[Path], object], str]] = [

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.convert.lerobot_info import shown
-from roboreel.errors import SourceError
+from roboreel.errors import RoboreelError, SourceError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -59,14 +59,19 @@ class Hdf5Array:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Open a file for reading; `SourceError` where it is no whole HDF5 file."""
+    """Open a file for reading; `SourceError` where it is no whole HDF5 file, or what is asked of it cannot be read."""
     h5py = require("h5py", extra="formats", purpose="reading HDF5")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise SourceError(f"{path}: not a whole HDF5 file ({error}); copy it again") from None
     with file:
-        yield file
+        try:
+            yield file
+        except RoboreelError:
+            raise
+        except (KeyError, OSError, RuntimeError, ValueError) as error:  # h5py's, of a file that is damaged within
+            raise SourceError(f"{path}: damaged ({error!r:.200}); copy it again") from error
 
 
 def is_hdf5(path: Path) -> bool:
@@ -126,12 +131,7 @@ def arrays_in(path: Path, group: Any) -> dict[str, Hdf5Array]:
             elif isinstance(item, h5py.Dataset):
                 found[f"{prefix}{name}"] = _judged(path, item)
 
-    try:
-        walk(group, "", 0)
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError(f"{path}: {group.name!r} cannot be read ({error!r:.200}); copy the file again") from error
+    walk(group, "", 0)
     return found
 
 
