@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,13 @@ def bad_image(path: Path) -> None:
         change(path, f"data/{name}/obs/agentview_image", img)
 
 
+def unpacking(path: Path, *, declared: int, stored: int) -> None:
+    """Put a chunk in the place of another that unpacks to so many bytes, where so many are declared."""
+    change(path, STATES, None, shape=(1, declared), chunks=(1, declared), dtype="u1", compression="gzip")
+    with h5py.File(path, "a") as file:
+        file[STATES].id.write_direct_chunk((0, 0), zlib.compress(bytes(stored), 1) + os.urandom(declared - 100_000))
+
+
 # fmt: off
 BREAKS: list[tuple[str, Callable[[Path], object], str]] = [
     ("cut off", lambda path: path.write_bytes(path.read_bytes()[:-2000]), r"not a whole HDF5 file"),
@@ -239,6 +247,8 @@ BREAKS: list[tuple[str, Callable[[Path], object], str]] = [
     ("a huge row", lambda path: huge(path, (1, 10**9), (1, 10**8)), r"one row of shape \(1000000000,\)"),
     ("huge", lambda path: huge(path, (10**12, 2), (10**6, 2)), r"states': has 1,000,000,000,000 rows, and"),
     ("all huge", everything_huge, r"would take [\d,]+ bytes besides images"),
+    ("unpacking", lambda path: unpacking(path, declared=1_200_000, stored=10_000_000),
+     r"states': the chunk at \(0, 0\) holds more than the 1,200,000 bytes of a chunk"),
     ("a float image", bad_image, r"row 0: holds 0\.3\d*, which is none of the 256 levels"),
 ]
 # fmt: on

@@ -224,3 +224,14 @@ def test_pusht(tmp_path: Path, shared_data: Path, name: str) -> None:
     assert np.array_equal(found["observation.state"], group["data/state"][:])
     assert np.array_equal(found["observation.keypoint"], group["data/keypoint"][:])
     assert found["ends"] == group["meta/episode_ends"][:].tolist()
+
+
+def test_pusht_is_what_lerobot_has_of_it(tmp_path: Path, shared_data: Path) -> None:
+    found = taken_in(shared_data / "fmt_zarr_pusht_3ep", tmp_path / "there")
+    folder, place = shared_data / "v3.0_pusht_image_slice", tmp_path / "lerobot"
+    with LeRobotDatasetV2.from_lerobot(folder, place, progress=False, image_dtype="uint8") as dataset:
+        other = dataset.get_batch(range(len(dataset)))
+        assert dataset.episode_data_index["to"].tolist() == found["ends"]
+    assert np.array_equal(np.moveaxis(np.asarray(other["observation.image"]), 1, -1), found["observation.image"])
+    assert np.array_equal(other["observation.state"], found["observation.state"][:, :2])
+    assert np.array_equal(other["action"], found["action"])

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
+from roboreel.convert.hdf5_chunks import check_gzip
 from roboreel.convert.lerobot_info import shown
 from roboreel.errors import RoboreelError, SourceError
 
@@ -169,6 +170,7 @@ def _judged(path: Path, dataset: Any) -> Hdf5Array:
         )
     if math.prod(shape) and not dataset.id.get_storage_size():
         raise SourceError(f"{where}: declares {shape} and was never written; record it again, or take it out")
+    check_gzip(dataset, math.prod(dataset.chunks or ()) * dtype.itemsize, where)
     return Hdf5Array(path, name, shape, dtype.newbyteorder("<"))
 
 
