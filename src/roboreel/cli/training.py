@@ -42,6 +42,8 @@ def run(arguments: Sequence[str]) -> None:
         result = train(config, trials)
     if int(os.environ.get("RANK", "0")):  # of several processes the first tells
         return
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        print(f"{count} processes")
     print(describe(result))
     print(f"{result.checkpoint}\n{config.output_dir / 'curves.png'}")
     if trials is not None:

@@ -1,7 +1,7 @@
 """The processes that train one policy together: one a GPU, on one machine or several.
 
     torchrun --nproc-per-node 2 -m roboreel train --dataset data/pusht --output-dir outputs/pusht
-    accelerate launch --num_processes 2 -m roboreel train --dataset data/pusht --output-dir outputs/pusht
+    accelerate launch --multi_gpu --num_processes 2 -m roboreel train --dataset data/pusht --output-dir outputs/pusht
 
 Each has the same weights and every `world`-th frame of a batch; gradients are averaged before they are clipped, so that
 all make the same step. The first one writes. A launcher ends all of them when one fails.
