@@ -50,7 +50,7 @@ def test_robomimic(tmp_path: Path, robomimic: Path) -> None:
     assert found["ends"] == np.cumsum(LENGTHS).tolist()  # demo_2, demo_9, demo_10
     assert np.array_equal(found["action"], wanted["action"])
     assert np.array_equal(found["next.reward"], wanted["action"][:, 0])
-    assert found["next.done"].tolist() == [1, 0] * 4
+    assert found["next.done"].tolist() == [True, False] * 4  # though the file has 1 and 0
     assert np.array_equal(found["states"], wanted["state"])
     assert np.array_equal(found["observation.robot0_eef_pos"], wanted["state"])
     assert np.array_equal(found[AGENT], wanted["img"])
@@ -247,6 +247,7 @@ BREAKS: list[tuple[str, Callable[[Path], object], str]] = [
     ("a huge row", lambda path: huge(path, (1, 10**9), (1, 10**8)), r"one row of shape \(1000000000,\)"),
     ("huge", lambda path: huge(path, (10**12, 2), (10**6, 2)), r"states': has 1,000,000,000,000 rows, and"),
     ("all huge", everything_huge, r"would take [\d,]+ bytes besides images"),
+    ("dones", lambda path: change(path, "data/demo_9/dones", np.array([2])), r"dones': holds 2 where 0 or 1 must say"),
     ("unpacking", lambda path: unpacking(path, declared=1_200_000, stored=10_000_000),
      r"states': the chunk at \(0, 0\) holds more than the 1,200,000 bytes of a chunk"),
     ("a float image", bad_image, r"row 0: holds 0\.3\d*, which is none of the 256 levels"),

@@ -136,7 +136,11 @@ def test_the_rate(tmp_path: Path) -> None:
 
 def test_names(tmp_path: Path) -> None:
     more = {**rows(), "camera0_rgb": rows()["img"], "keypoint": np.zeros((ROWS, 9, 2)), "agent_pos": rows()["state"]}
-    more |= {"rewards": np.zeros(ROWS), "image_features": np.zeros((ROWS, 4)), "obs/deep": np.zeros(ROWS, np.int16)}
+    more |= {
+        "rewards": np.zeros((ROWS, 1)),
+        "image_features": np.zeros((ROWS, 4)),
+        "obs/deep": np.zeros(ROWS, np.int16),
+    }
     found = taken_in(write_zarr(tmp_path / "made", more), tmp_path / "there", rename={"observation.keypoint": "kp"})
     assert set(found) - {"ends", "fps", "provenance", "index", "episode_index", "frame_index", "timestamp"} == {
         "action", "kp", "next.done", "next.reward", "observation.image", "observation.images.camera0",
@@ -145,6 +149,10 @@ def test_names(tmp_path: Path) -> None:
     source = write_zarr(tmp_path / "plain")
     with pytest.raises(InvalidArgumentError, match=r"rename names \['nothing'\]; the keys are \['action'"):
         taken_in(source, tmp_path / "other", rename={"nothing": "kp"})
+    with pytest.raises(InvalidArgumentError, match=r"rename makes \['index'\] of other keys"):
+        taken_in(source, tmp_path / "other", rename={"observation.state": "index"})
+    with pytest.raises(InvalidArgumentError, match=r"fps=0; a positive number"):
+        taken_in(source, tmp_path / "other", fps=0)
     with pytest.raises(InvalidArgumentError, match=r"rename makes \['action'\] of two keys"):
         taken_in(source, tmp_path / "other", rename={"observation.state": "action"})
     assert not (tmp_path / "other").exists()

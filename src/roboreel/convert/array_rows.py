@@ -154,6 +154,25 @@ class ArrayImages(CameraFrames):
         return cast
 
 
+OUTCOME_KEYS = (REWARD, DONE) = ("next.reward", "next.done")
+
+
+def outcome(key: str, values: NDArray[Any], where: str) -> NDArray[Any]:
+    """Return rewards or ends of an episode as LeRobot has them: one number a frame, ends as booleans.
+
+    >>> outcome("next.done", np.array([[0], [1]]), "demo_0")
+    array([False,  True])
+    """
+    if values.ndim > 1 and values.size == len(values):
+        values = values.reshape(len(values))
+    if key != DONE or values.dtype == bool:
+        return values
+    done: NDArray[np.bool_] = np.not_equal(values, 0)
+    if (odd := values[done] != 1).any():
+        raise SourceError(f"{where}: holds {values[done][odd][0].item()!r} where 0 or 1 must say whether it was over")
+    return done
+
+
 def check_row_bytes(rows: ArrayRows) -> None:
     """Refuse what is no frame of anything, before any of it is read."""
     if _frame_bytes(rows) > MAX_ROW_BYTES:

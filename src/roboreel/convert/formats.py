@@ -14,8 +14,10 @@ from roboreel.convert.lerobot_v1 import is_v1
 from roboreel.convert.source import Source
 from roboreel.convert.zarr_replay import ENDS, ZarrReplay
 from roboreel.errors import InvalidArgumentError, NotADatasetError
+from roboreel.schema import EPISODE_INDEX_KEY, FRAME_INDEX_KEY, INDEX_KEY
 
 Format = Literal["lerobot", "zarr", "robomimic", "aloha"]
+_COUNTED = frozenset({INDEX_KEY, EPISODE_INDEX_KEY, FRAME_INDEX_KEY})
 _ZARR_SIGNS = (".zgroup", "zarr.json", ENDS)
 
 
@@ -47,6 +49,8 @@ def open_source(
         InvalidArgumentError: a LeRobot folder, for which there is `from_lerobot`; a key to rename that is not there.
         MissingDependencyError: the packages are not installed.
     """
+    if fps is not None and not 0 < fps < float("inf"):
+        raise InvalidArgumentError(f"fps={fps!r}; a positive number of frames a second would do")
     path = Path(path)
     found = detect_format(path) if format is None else parse_format(format)
     if found == "lerobot":
@@ -128,6 +132,8 @@ class RenamedSource(Source):
         data = self._source.read_episode(number)
         if unknown := sorted(set(self._rename).difference(data)):
             raise InvalidArgumentError(f"rename names {unknown}; the keys are {sorted(data)}")
+        if counted := sorted(_COUNTED.intersection(self._rename.values())):
+            raise InvalidArgumentError(f"rename makes {counted} of other keys; every dataset counts those itself")
         named = [self._rename.get(key, key) for key in data]
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise InvalidArgumentError(f"rename makes {twice} of two keys; the keys are {sorted(data)}")

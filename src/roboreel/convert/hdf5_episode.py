@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.convert.array_rows import (
+    OUTCOME_KEYS,
     ArrayImages,
     ImageLayout,
     Scale,
@@ -17,6 +18,7 @@ from roboreel.convert.array_rows import (
     check_row_bytes,
     image_layout,
     judge_scale,
+    outcome,
 )
 from roboreel.convert.encoded_images import encoded_images
 from roboreel.convert.hdf5_files import Hdf5Array
@@ -71,6 +73,7 @@ class Hdf5Episode:
     def read(self, scales: Mapping[str, tuple[ImageLayout, Scale]]) -> dict[str, Any]:
         """The columns, and what the images are read from when they are needed."""
         found: dict[str, Any] = {key: array.read(0, self.length) for key, array in self.columns.items()}
+        found |= {key: outcome(key, found[key], self.columns[key].where) for key in OUTCOME_KEYS if key in found}
         for key, array in self.images.items():
             found[key] = ArrayImages(array, *scales[key], 0, self.length)
         for key, array in self.encoded.items():

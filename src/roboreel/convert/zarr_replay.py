@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel.convert.array_rows import (
+    OUTCOME_KEYS,
     ArrayImages,
     ArrayRows,
     ImageLayout,
@@ -25,6 +26,7 @@ from roboreel.convert.array_rows import (
     image_layout,
     judge_scale,
     observation_key,
+    outcome,
 )
 from roboreel.convert.lerobot_layout import Warnings
 from roboreel.convert.source import Source
@@ -151,6 +153,7 @@ class ZarrReplay(Source):
         stop = int(self._ends[number])
         start = stop - self.lengths[number]
         found: dict[str, Any] = {key: rows.read(start, stop) for key, rows in self._columns.items()}
+        found |= {key: outcome(key, found[key], self._columns[key].where) for key in OUTCOME_KEYS if key in found}
         if TIMESTAMP_KEY in found:
             seconds = found[TIMESTAMP_KEY].reshape(-1).astype(np.float64)
             found[TIMESTAMP_KEY] = seconds - seconds[0]
