@@ -202,8 +202,8 @@ def everything_huge(path: Path) -> None:
         shapes = [file[name].shape[1:] for name in names]
         image = file["data/demo_9/obs/agentview_image"].shape[1:]
     for name, shape in zip(names, shapes, strict=True):
-        huge(path, (10**10, *shape), (10**6, *shape), name)
-    huge(path, (10**10, *image), (100, *image), "data/demo_9/obs/agentview_image")
+        huge(path, (10**12, *shape), (10**6, *shape), name)
+    huge(path, (10**12, *image), (100, *image), "data/demo_9/obs/agentview_image")
 
 
 def bad_image(path: Path) -> None:

@@ -107,9 +107,9 @@ def test_files_that_unfold_as_no_recording_does_are_refused(make: Callable[[str]
 @pytest.mark.parametrize("kind", ["v2.1", "v3.0"])
 def test_an_episode_that_memory_would_not_hold_is_refused_unread(make: Callable[[str], Path], kind: str) -> None:
     folder = make(kind)
-    made.declare(folder, "observation.state", "float32", [10**9])
+    made.declare(folder, "observation.state", "float32", [10**11])
     with pytest.raises(
-        SourceError, match=r"episode 2: its 6 frames would take 24,000,\d+,\d+ bytes besides images, 'obs"
+        SourceError, match=r"episode 2: its 6 frames would take 2,400,000,\d+,\d+ bytes besides images, 'obs"
     ):
         read_lerobot(folder)
 

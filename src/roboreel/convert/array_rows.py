@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from roboreel.errors import SourceError
 from roboreel.schema import IMAGE_KEY_PREFIX
-from roboreel.store import CameraFrames
+from roboreel.store import CameraFrames, memory_bytes
 
-MAX_EPISODE_BYTES = 2 << 30
-"""Of an episode's arrays that are no images: they are read at once, and a file of no size may declare any."""
+_ALWAYS_READ_BYTES, _SHARE_OF_MEMORY = 2 << 30, 4
+"""Of an episode's arrays that are no images, what is read on any machine, and otherwise a part of its memory: they are
+read at once, and a file of no size may declare any."""
 MAX_ROW_BYTES = 256 << 20
 """Of one frame of one array."""
 
@@ -189,11 +190,12 @@ def check_episode_bytes(columns: Mapping[str, ArrayRows], length: int, where: st
 
 def check_unfolded(sizes: Mapping[str, int], length: int, where: str) -> None:
     """Refuse an episode of `length` frames whose columns take `sizes`, by their keys, in bytes."""
-    if sum(sizes.values()) > MAX_EPISODE_BYTES:
+    most = max(_ALWAYS_READ_BYTES, memory_bytes() // _SHARE_OF_MEMORY)
+    if sum(sizes.values()) > most:
         largest = max(sizes, key=lambda key: sizes[key])
         raise SourceError(
             f"{where}: its {length:,} frames would take {sum(sizes.values()):,} bytes besides images, {largest!r} most "
-            f"of them; at most {MAX_EPISODE_BYTES:,} are read: divide the episode"
+            f"of them; at most {most:,} are read on this machine: divide the episode"
         )
 
 

@@ -39,6 +39,7 @@ from roboreel.store.repair import Repaired, repair
 from roboreel.store.slots import frame_checksums
 from roboreel.store.snapshot import request_snapshot
 from roboreel.store.store import Store
+from roboreel.store.structure import memory_bytes
 from roboreel.store.transcoding import CameraSource
 from roboreel.store.verify import Report, verify
 from roboreel.store.writer import Writer
@@ -109,6 +110,7 @@ __all__ = [
     "is_mapped_in",
     "is_unfinished",
     "make_dir",
+    "memory_bytes",
     "on_disk",
     "parse_capacity",
     "parse_decoded_cache",

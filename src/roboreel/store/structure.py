@@ -270,7 +270,7 @@ def read_or_nothing(path: Path, size: int = -1) -> bytes:
         with os.fdopen(files.open_to_read(path), "rb") as file:
             present = os.fstat(file.fileno()).st_size
             wanted = present if size < 0 else min(size, present)
-            if wanted > _memory_bytes():  # a hole takes no room on the disk, and all of its size here
+            if wanted > memory_bytes():  # a hole takes no room on the disk, and all of its size here
                 raise MemoryError
             return file.read(wanted)
     except FileNotFoundError:
@@ -281,6 +281,6 @@ def read_or_nothing(path: Path, size: int = -1) -> bytes:
         ) from None
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """Of the machine: where memory is promised before it is there, asking for more is no error, but the end."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
