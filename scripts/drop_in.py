@@ -42,11 +42,13 @@ POLICIES: dict[str, tuple[str, ...]] = {
         "--policy.dim_feedforward=128",
     ),
     "diffusion": (
+        "--policy.pretrained_backbone_weights=null",
         "--policy.down_dims=[32,64]",
         "--policy.diffusion_step_embed_dim=32",
         "--policy.num_inference_steps=4",
     ),
     "vqbet": (
+        "--policy.pretrained_backbone_weights=null",
         "--policy.n_vqvae_training_steps=3",
         "--policy.gpt_input_dim=64",
         "--policy.gpt_output_dim=64",

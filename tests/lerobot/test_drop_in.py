@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,14 @@ def test_workers_and_video_change_nothing(train: Train, sample_dir: Path) -> Non
 
 
 def test_of_chosen_episodes_no_frame_beyond_their_ends_is_drawn(train: Train) -> None:
-    """LeRobot numbers frames as in the whole dataset, and draws beyond the end of what it loaded."""
-    with pytest.raises(IndexError):
-        train("diffusion", "--dataset.episodes=[2]")
+    """LeRobot 0.4.4 numbers frames as in the whole dataset, and draws beyond the end of what it loaded."""
+    if version("lerobot") == "0.4.4":
+        with pytest.raises(IndexError):
+            train("diffusion", "--dataset.episodes=[2]")
+    else:
+        theirs = train("diffusion", "--dataset.episodes=[2]")
+        with installed():
+            assert train("diffusion", "--dataset.episodes=[2]") == theirs
     theirs = train("diffusion", "--dataset.episodes=[0]")  # whose numbers are the same
     with installed():
         assert train("diffusion", "--dataset.episodes=[0]") == theirs
@@ -127,23 +133,30 @@ def test_a_roboreel_dataset_and_an_old_lerobot_folder_are_trained_on(train: Trai
         train("act", root=tmp_path / "ours")
 
 
+def made_by(lerobot_train: Any) -> Any:
+    """What the loop calls; from 0.6 on it does so by way of the factory's module."""
+    from lerobot.datasets import factory
+
+    return getattr(lerobot_train, "make_dataset", factory.make_dataset)
+
+
 def test_lerobot_has_its_own_function_back_afterwards() -> None:
     from lerobot.datasets import factory
     from lerobot.scripts import lerobot_train
 
     own = factory.make_dataset
     with installed() as one:
-        assert factory.make_dataset is lerobot_train.make_dataset is not own
+        assert factory.make_dataset is made_by(lerobot_train) is not own
         assert installed(decode_images=True) is one
         assert one.options.decode_images
-    assert factory.make_dataset is lerobot_train.make_dataset is own
+    assert factory.make_dataset is made_by(lerobot_train) is own
     roboreel.lerobot.uninstall()
     assert factory.make_dataset is own
 
 
 def test_an_unknown_version_is_refused_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roboreel.lerobot.dropin.KNOWN_VERSIONS", ("0.4.3",))
-    with pytest.raises(ConfigError, match=r"lerobot 0\.4\.4 is not among the versions .*: 0\.4\.3; type pip install"):
+    with pytest.raises(ConfigError, match=r"lerobot 0\.\d\.\d is not among the versions .*: 0\.4\.3; type pip install"):
         installed()
     with installed(force=True):
         pass

@@ -19,7 +19,7 @@ from roboreel.errors import ConfigError
 from roboreel.lerobot.source import SourceOptions
 from roboreel.lerobot.training_data import make_training_data
 
-KNOWN_VERSIONS = ("0.4.4",)
+KNOWN_VERSIONS = ("0.4.4", "0.6.1")
 """Of lerobot, whose training loop was run on our dataset."""
 
 _NAME = "make_dataset"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ def open_source(chosen: Any, options: SourceOptions) -> Source:
         return Source(dataset, StoredMetadata.of(dataset, chosen.repo_id))
     folder = root if root is not None else _lerobot_home() / chosen.repo_id
     meta = _lerobot_metadata(chosen, folder)
+    if meta is not None and _is_read_as_bytes(chosen, meta):
+        given["image_dtype"] = "uint8"
     if _is_whole(folder, meta):
         place = options.storage_dir or place_of(folder, decoded=options.decode_images)
         dataset = LeRobotDatasetV2.from_lerobot(folder, place, options.decode_images, readonly=True, **given)
@@ -78,6 +81,12 @@ def open_source(chosen: Any, options: SourceOptions) -> Source:
     return Source(dataset, meta or StoredMetadata.of(dataset, chosen.repo_id))
 
 
+def _is_read_as_bytes(chosen: Any, meta: Any) -> bool:
+    """Whether LeRobot gives images as uint8, which its loop converts: from 0.6 on those of video, and not others."""
+    kinds = {feature["dtype"] for feature in meta.features.values()}
+    return hasattr(chosen, "return_uint8") and "video" in kinds and "image" not in kinds
+
+
 def _decoder(backend: str | None) -> str:
     """Ours for one of LeRobot's: torchcodec where it is asked for and works; LeRobot asks for it unless told."""
     if backend == "torchcodec":
@@ -86,6 +95,13 @@ def _decoder(backend: str | None) -> str:
             return "torchcodec"
         log.warning("torchcodec does not work here: video is decoded by PyAV")
     return "pyav"
+
+
+def lerobot_module(*names: str) -> Any:
+    """Import a module of lerobot's that its versions have by different names."""
+    require("lerobot", extra="lerobot", purpose="LeRobot's training")
+    found = next((name for name in names if importlib.util.find_spec(name) is not None), names[0])
+    return require(found, extra="lerobot", purpose="LeRobot's training")
 
 
 def _lerobot_home() -> Path:
@@ -98,7 +114,7 @@ def _lerobot_metadata(chosen: Any, folder: Path) -> Any:
     if (folder / "meta_data").is_dir() or (folder / "meta" / "episodes.jsonl").is_file():
         return None
     module = require("lerobot.datasets.lerobot_dataset", extra="lerobot", purpose="LeRobot's training")
-    old = require("lerobot.datasets.backward_compatibility", extra="lerobot", purpose="LeRobot's training")
+    old = lerobot_module("lerobot.datasets.backward_compatibility", "lerobot.datasets.utils")
     try:
         return module.LeRobotDatasetMetadata(chosen.repo_id, root=chosen.root, revision=chosen.revision)
     except old.CompatibilityError as error:

@@ -49,5 +49,9 @@ class StoredMetadata:
         return [key for key, feature in self.features.items() if feature["dtype"] in ("image", "video")]
 
     @property
+    def has_language_columns(self) -> bool:
+        return False
+
+    @property
     def total_episodes(self) -> int:
         return len(self.episodes["dataset_from_index"])

@@ -9,7 +9,7 @@ from roboreel import LeRobotDatasetV2, takes_batch
 from roboreel._optional import require
 from roboreel.dataset.batch import Batch
 from roboreel.errors import ConfigError, EpisodeNotFoundError
-from roboreel.lerobot.source import Source, SourceOptions, open_source
+from roboreel.lerobot.source import Source, SourceOptions, lerobot_module, open_source
 
 _EPISODES = ("dataset_from_index", "dataset_to_index")
 
@@ -17,8 +17,13 @@ _EPISODES = ("dataset_from_index", "dataset_to_index")
 def make_training_data(cfg: Any, options: SourceOptions) -> TrainingData:
     """Do what LeRobot's `make_dataset` does with a `TrainPipelineConfig`, with our dataset."""
     factory = require("lerobot.datasets.factory", extra="lerobot", purpose="LeRobot's training")
-    transforms = require("lerobot.datasets.transforms", extra="lerobot", purpose="LeRobot's training")
+    transforms = lerobot_module("lerobot.datasets.transforms", "lerobot.transforms")
     chosen = cfg.dataset
+    if getattr(chosen, "eval_split", 0):
+        raise ConfigError(
+            f"--dataset.eval_split={chosen.eval_split}: LeRobot would read both parts by its own dataset; leave it "
+            "out, or train on some --dataset.episodes"
+        )
     if chosen.streaming:
         raise ConfigError(
             "--dataset.streaming=true reads from the Hub while it trains; a roboreel dataset is on the disk, and "
@@ -67,6 +72,8 @@ class TrainingData:
 
     episodes = None
     """All that there are: what was chosen is all that is shown."""
+    absolute_to_relative_idx = None
+    """Frames are numbered as they are shown (asked for from lerobot 0.6 on)."""
 
     def __init__(self, source: Source, image_transforms: Callable[[Any], Any] | None) -> None:
         self.dataset: LeRobotDatasetV2 = source.dataset
@@ -102,10 +109,12 @@ class TrainingData:
         return dict(self.__getitems__([index])[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
+        torch = require("torch", purpose="training")
         batch = self.dataset.__getitems__(indices)
         assembled = batch.assembled
         for key, value in assembled.items():
-            if hasattr(value, "is_floating_point"):
+            is_number = hasattr(value, "is_floating_point")
+            if is_number and not (key in self.meta.camera_keys and value.dtype == torch.uint8):
                 assembled[key] = _as_python_would(value)
         if self.image_transforms is not None:
             self._transform(assembled, len(batch))
