@@ -17,7 +17,7 @@ from roboreel.columns.frame_table import FrameTable, video_digest
 from roboreel.columns.frames import CameraFrames, VideoFrames
 from roboreel.columns.kept_tables import kept_table
 from roboreel.columns.threads import Job, shared
-from roboreel.errors import StorageDirCorruptError, VideoError
+from roboreel.errors import InvalidArgumentError, StorageDirCorruptError, VideoError
 from roboreel.format import clone, files, paths
 from roboreel.format.threads import Stop, unless_stopped
 from roboreel.schema import KeySpec
@@ -162,9 +162,11 @@ class VideoWriter:
         from roboreel.columns.encode import encode_video
 
         temporary = self._temporary()
-        table = encode_video(
-            temporary, unless_stopped(frames.blocks(), stop), fps=self._fps, options=self.spec.video_options
-        )
+        blocks = unless_stopped(frames.blocks(), stop)
+        try:
+            table = encode_video(temporary, blocks, fps=self._fps, options=self.spec.video_options)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{self.spec.name!r}: {error}") from error
         return self._publish(temporary, table, "the encoded video")
 
     def _temporary(self) -> Path:
