@@ -260,6 +260,18 @@ def test_a_lie_is_told_and_mended_without_a_loss_or_refused(whole: dict[str, Pat
     assert columns == {path.name: path.read_bytes() for path in (whole["memmap"] / paths.COLUMNS).iterdir()}
 
 
+@pytest.mark.parametrize("field", ["generation", "seq"])
+def test_a_change_after_which_no_reader_would_take_the_record_is_refused(
+    whole: dict[str, Path], tmp_path: Path, field: str
+) -> None:
+    root = shutil.copytree(whole["memmap"], tmp_path / "copy")
+    in_state(root, {field: FAR})
+    with pytest.raises(StorageDirCorruptError, match=rf"state\.bin: after this change {field} is {FAR + 1}, and at"):
+        add(root)
+    assert verify(root).problems == []
+    read(root)
+
+
 def test_the_command_never_shows_a_traceback(
     whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import roboreel
 from roboreel import LeRobotDatasetV2
+from roboreel.format import paths
 from tests.recordings import made, recording
 from tests.test_durability import SCENARIOS, Failing, contents
 
@@ -75,3 +76,23 @@ def test_a_write_that_ends_half_way_costs_nothing_that_was_committed_and_not_flu
             assert contents(LeRobotDatasetV2(root)) == after
             LeRobotDatasetV2.check_storage_dir_integrity(root)
     assert (torn > 0) == for_good
+
+
+def test_a_reader_notices_other_episodes_before_slots_that_are_lost_again(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    made(root, [2, 2], buffer_capacity=8, use_as_fifo_buffer=True).close()
+    record = (root / paths.STATE).read_bytes()
+    reader = LeRobotDatasetV2(root, readonly=True)
+    for first in (50, 90):
+        with (root / paths.STATE).open("r+b") as file:
+            file.write(record)  # as where a failing disk has only this one left
+        with LeRobotDatasetV2(root) as dataset:
+            dataset.add_episodes(recording(3, first), no_flush=True)
+            writer = dataset._opening.writer()
+            writer.give_up(0, 2)
+            if first == 90:
+                writer._put_live(writer.store.state)  # a process of another number would write another record, too
+            for key in ("observation.state", "index", "episode_index"):
+                assert np.array_equal(reader.get_data_by_key(key), dataset.get_data_by_key(key)), key
+            assert reader.get_episode(2)["observation.state"][0, 0] == first
+            assert bytes(reader._opening.follow().table.rows) == bytes(writer.store.table.rows)

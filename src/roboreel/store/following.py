@@ -155,7 +155,7 @@ class Following:
     def _follow(self, state: State) -> None:
         if what := state.problem():
             raise StorageDirCorruptError(f"{self.root / paths.STATE}: {what}; restore it from a copy")
-        if state.rows < len(self.table) or state.generation < self.state.generation or not self._has_last_row():
+        if state.rows < len(self.table) or state.generation < self.state.generation or not self._has_last_rows():
             self._forget()  # who has opened it anew did so from an earlier record
         if state.capacity != self._capacity:
             self._map(state.capacity)
@@ -171,11 +171,14 @@ class Following:
             self.table.lose(start, stop)
             self._lossy = True
 
-    def _has_last_row(self) -> bool:
-        """Whether the last row that is known is the one in the file."""
-        last = self.table.rows[-1:].tobytes()
-        there = os.pread(self._fds[paths.EPISODES], len(last), max(0, len(self.table) - 1) * len(last))
-        return there == last
+    def _has_last_rows(self) -> bool:
+        """Whether the newest episode that is known, and the lost rows after it, are those in the file.
+
+        Lost rows alone would not tell: two writers may give up the same slots after different episodes.
+        """
+        first = self.table.last_episode
+        known = self.table.rows[first:]
+        return os.pread(self._fds[paths.EPISODES], known.nbytes, first * known.dtype.itemsize) == known.tobytes()
 
     def _follow_strings(self, state: State) -> None:
         fd = self._fds[paths.STRINGS]

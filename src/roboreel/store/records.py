@@ -7,7 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from roboreel.errors import StorageError
+from roboreel.errors import StorageDirCorruptError, StorageError
 from roboreel.format import paths
 from roboreel.format.files import DataFile
 from roboreel.format.lock import boot_id
@@ -22,11 +22,15 @@ class StateFile:
             self._file.allocate(STATE_BYTES)
 
     def put_live(self, state: State) -> None:
-        """Make `state` what readers see, in one write that is not synced. Where it fails, the former record stays."""
-        assert state.next_slot <= state.frames <= state.capacity, f"{state} would count frames that have no room"
+        """Make `state` what readers see, in one write that is not synced. Where it fails, the former record stays.
+
+        Raises:
+            StorageDirCorruptError: no reader would take it, as where a counter that lies is at its bound already.
+        """
+        raw = self._raw(state)
         former = self._file.read_at(LIVE_OFFSET, STATE_RECORD_BYTES)
         try:
-            self._file.write_at(LIVE_OFFSET, _signed(state).to_bytes())
+            self._file.write_at(LIVE_OFFSET, raw)
         except BaseException:
             there = self._file.read_at(LIVE_OFFSET, STATE_RECORD_BYTES)
             if State.from_bytes(there) is None and State.from_bytes(former) is not None:  # a part of ours is no record
@@ -40,8 +44,9 @@ class StateFile:
 
     def put_durable(self, state: State) -> None:
         """Have `state` be what counts after a power cut; everything that it counts must be synced already."""
+        raw = self._raw(state)
         ages = {offset: _age(self._read(offset)) for offset in DURABLE_OFFSETS}
-        self._file.write_at(min(DURABLE_OFFSETS, key=ages.__getitem__), _signed(state).to_bytes())
+        self._file.write_at(min(DURABLE_OFFSETS, key=ages.__getitem__), raw)
         self._file.sync()
 
     def put_at_risk(self, place: Place, seq: int) -> None:
@@ -61,6 +66,14 @@ class StateFile:
         state = State.from_bytes(self._file.read_at(offset, STATE_RECORD_BYTES))
         return None if state is None or state.problem() else state  # what cannot be is written anew by the next flush
 
+    def _raw(self, state: State) -> bytes:
+        if what := state.problem():
+            raise StorageDirCorruptError(
+                f"{self._file.path}: after this change {what}, and nothing could open the dataset any more; the record "
+                "stays as it was, restore the file from a copy"
+            )
+        return replace(state, boot_id=boot_id(), writer_pid=os.getpid()).to_bytes()
+
     def close(self) -> None:
         self._file.close()
 
@@ -72,7 +85,3 @@ def newest(states: list[State]) -> State:
 
 def _age(state: State | None) -> tuple[int, int]:
     return (-1, -1) if state is None else (state.generation, state.seq)
-
-
-def _signed(state: State) -> State:
-    return replace(state, boot_id=boot_id(), writer_pid=os.getpid())
