@@ -238,10 +238,27 @@ def test_a_repair_of_strings_that_was_cut_off_is_done_again_and_loses_no_more(ro
     assert sum(text.startswith("task") for text in wanted) == 2
     for at in counting.moments:
         copy = shutil.copytree(root, root.parent / f"fails at {at}")
-        with observed(Failing(at)), contextlib.suppress(roboreel.StorageError):
+        with Failing(at, half=True).observing(), contextlib.suppress(roboreel.StorageError):
             repair(copy)
         assert repair(copy).remaining == []
         assert strings(copy) == wanted
+        assert (copy / (paths.STRINGS + paths.BACKUP)).read_bytes() == raw
+
+
+def test_what_a_killed_repair_was_writing_goes_with_the_next(root: Path) -> None:
+    left = [root / name for name in ("strings.jsonl.tmp", "strings.bin.bak.tmp", "metadata.json.tmp")]
+    for path in left:
+        path.write_bytes(b"half")
+    assert len(repair(root).done) == 3
+    assert not any(path.exists() for path in left)
+
+
+def test_a_string_and_the_hash_of_another_are_mended_at_once(root: Path) -> None:
+    before = (root / paths.STRINGS).read_bytes(), (root / paths.STRING_SUMS).read_bytes()
+    flip(root / paths.STRINGS, 3, 1)
+    flip(root / paths.STRING_SUMS, 8, 1)
+    assert repair(root).remaining == []
+    assert ((root / paths.STRINGS).read_bytes(), (root / paths.STRING_SUMS).read_bytes()) == before
 
 
 def test_hashes_of_strings_are_made_anew_from_the_strings(root: Path) -> None:

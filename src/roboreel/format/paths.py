@@ -32,11 +32,17 @@ TEMPORARY = ".tmp"
 BACKUP = ".bak"
 """Ends the name of what `roboreel repair` keeps of a file that it writes anew."""
 
+IN_THE_MAKING = frozenset(
+    name + end + TEMPORARY for name in (METADATA, STATE, EPISODES, STRINGS, STRING_SUMS, REDO) for end in ("", BACKUP)
+)
+"""What a kill may leave of a small file, or of a copy of it, that was to be put in its place."""
+
 DIRECTORIES = frozenset({COLUMNS, CHECKSUMS, REQUESTS, IMAGES, VIDEOS, CACHE})
-ENTRIES = DIRECTORIES | {
-    *(METADATA, METADATA + TEMPORARY, STATE, EPISODES, STRINGS, STRING_SUMS, OWNERS, REDO, REDO + TEMPORARY),
-    *(LOCK, LOCK_OWNER, LOCK_OWNER + TEMPORARY),
-}
+ENTRIES = frozenset(
+    {METADATA, STATE, EPISODES, STRINGS, STRING_SUMS, OWNERS, REDO, LOCK, LOCK_OWNER, LOCK_OWNER + TEMPORARY}
+    | DIRECTORIES
+    | IN_THE_MAKING
+)
 """Every entry that a dataset directory may have of ours; anything else in it is somebody else's."""
 
 IMAGE_TEMPLATE = "images/{key}/{row:09d}/{frame:06d}.png"

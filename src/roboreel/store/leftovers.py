@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from roboreel.format import files, paths
-from roboreel.format.paths import TEMPORARY
 from roboreel.schema import LeRobotDatasetV2ImageMode
 from roboreel.store.store import Store
 
@@ -46,7 +45,7 @@ def leftovers(store: Store) -> Iterator[Path]:
     Beside a living writer these are what it is working on.
     """
     root = store.root
-    for name in (paths.METADATA + TEMPORARY, paths.REDO + TEMPORARY):
+    for name in sorted(paths.IN_THE_MAKING):
         if (root / name).exists():
             yield root / name
     if not store.state.redo and (root / paths.REDO).exists():

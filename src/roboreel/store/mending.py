@@ -232,10 +232,7 @@ def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]
     path, raw = structure.root / paths.STRINGS, structure.raw_strings
     what = strings_problem(state, raw)
     if what is None:
-        if not unlike_sums(raw, structure.string_sums):
-            return state, []
-        _put_sums(structure.root, raw)
-        return state, [f"{paths.STRING_SUMS}: made anew from {paths.STRINGS}"]
+        return state, _mend_sums(structure, raw)
     if len(raw) == state.string_bytes and strings_hash(raw) == state.strings_hash:  # then it is the count that is wrong
         counted = replace(state, strings=raw.count(b"\n"))
         if strings_problem(counted, raw) is None:
@@ -248,7 +245,7 @@ def _mend_strings(structure: Structure, state: State) -> tuple[State, list[str]]
         mended = mended_bit(raw, lambda one: strings_hash(one) == state.strings_hash)
         if mended is not None:
             files.replace_atomically(path, mended)
-            return state, [f"{paths.STRINGS}: a flipped bit put right"]
+            return state, [f"{paths.STRINGS}: a flipped bit put right", *_mend_sums(structure, mended)]
     # The lines of a repair that was cut off before its hashes may take more than the bytes that were committed.
     tries = [surviving_strings(some, structure.string_sums, state.strings) for some in (raw, whole)]
     strings = min(tries, key=lambda strings: len(_lost(strings)))
@@ -273,6 +270,13 @@ def _repaired_before(state: State, raw: bytes, sums: list[int]) -> State | None:
         return None
     counted = replace(state, string_bytes=len(kept), strings_hash=[0, *hashes][-1])
     return counted if strings_problem(counted, kept) is None else None
+
+
+def _mend_sums(structure: Structure, lines: bytes) -> list[str]:
+    if not unlike_sums(lines, structure.string_sums):
+        return []
+    _put_sums(structure.root, lines)
+    return [f"{paths.STRING_SUMS}: made anew from {paths.STRINGS}"]
 
 
 def _put_sums(root: Path, lines: bytes) -> None:

@@ -35,7 +35,7 @@ def keep_copy(path: Path) -> None:
     """Keep what a file is before it is written anew; of several repairs the first copy stays."""
     kept = path.with_name(path.name + paths.BACKUP)
     if path.is_file() and not kept.exists():
-        files.copy_new(path, kept)
+        files.replace_atomically(kept, files.read_file(path))  # half a copy would stay, and pass for the first
 
 
 def write_at(path: Path, offset: int, raw: bytes) -> None:
