@@ -184,7 +184,8 @@ def test_no_record_whole(root: Path) -> None:
 def test_checksums_that_are_gone_cost_no_episode(root: Path) -> None:
     paths_of = sorted((root / paths.CHECKSUMS).iterdir())
     for path in paths_of:
-        path.write_bytes(bytes(path.stat().st_size))
+        raw = path.read_bytes()
+        path.write_bytes(raw[:4] + bytes(len(raw) - 4))  # as of a write that ended within a word, too
     done, dropped = repaired(root)
     assert not dropped
     assert sum("checksums were gone and made anew from the data" in line for line in done) >= len(paths_of) - 3
