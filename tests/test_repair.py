@@ -180,6 +180,17 @@ def test_no_record_whole(root: Path) -> None:
     assert done[0] == "state.bin: no record was whole; made anew from episodes.bin: 5 episodes"
 
 
+def test_no_record_whole_and_strings_gone(root: Path) -> None:
+    os.truncate(root / paths.STATE, 220)
+    raw = (root / paths.STRINGS).read_bytes()
+    (root / paths.STRINGS).write_bytes(raw[:12] + bytes(len(raw) - 12))
+    result = repair(root)
+    assert result.remaining == []
+    assert "1 proved themselves, the others are ['lost string 1', 'lost string 2" in result.done[1]
+    tasks = {LeRobotDatasetV2(root, readonly=True).get_episode(number)["task"][0] for number in (1, 2, 3)}
+    assert sorted(text.partition(" (")[0] for text in tasks) == ["lost string 1", "lost string 2", "task 0"]
+
+
 @pytest.mark.parametrize("root", MODES, indirect=True)
 def test_checksums_that_are_gone_cost_no_episode(root: Path) -> None:
     paths_of = sorted((root / paths.CHECKSUMS).iterdir())

@@ -50,6 +50,9 @@ from roboreel.store.structure import (
     strings_problem,
 )
 
+_MOST_LOST_STRINGS = 1 << 16
+"""More hashes than this without a line are not those of strings that are gone."""
+
 
 def mend_small_files(root: Path) -> list[str]:
     """Make the small files whole, and the others as long as they must be; return a line for each thing done.
@@ -180,7 +183,11 @@ def _rebuilt_state(root: Path) -> State | None:
     last, stops = real[-1], whole["start"] + whole["length"]
     strings = read_or_nothing(root / paths.STRINGS)
     strings = strings[: strings.rfind(b"\n") + 1]
-    sums = read_sums(root, strings.count(b"\n"))
+    lines = strings.count(b"\n")
+    sums = read_sums(root, lines + _MOST_LOST_STRINGS)
+    while sums and not sums[-1]:
+        sums.pop()
+    count = max(lines, len(sums))  # lines may be gone, of which rows and columns have the numbers
     return State(
         generation=len(parts) + 1,
         seq=1,
@@ -190,10 +197,10 @@ def _rebuilt_state(root: Path) -> State | None:
         next_slot=int(last["start"] + last["length"]),
         next_index=int(last["first_index"] + last["length"]),
         next_episode_index=int(last["episode_index"]) + 1,
-        strings=strings.count(b"\n"),
-        string_bytes=len(strings),
+        strings=count,
+        string_bytes=max(len(strings), count * len('""\n')),
         metadata_hash=found_hash,
-        strings_hash=sums[-1] if strings and len(sums) == strings.count(b"\n") and sums[-1] else strings_hash(strings),
+        strings_hash=sums[-1] if sums and len(sums) == count else strings_hash(strings),
     )
 
 
