@@ -211,12 +211,12 @@ class _FrameMender:
 
 
 def _are_gone(stored: NDArray[Any], found: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether what is left of each checksum (n,), if anything, agrees with the data: its other bytes are 0.
+    """Whether of each checksum (n,) bytes are gone, which are 0, and what is left, if anything, agrees with the data.
 
     Of a checksum that speaks against the data no such thing is left by chance (1 in 10^16).
     """
     left, wanted = (words.astype(CHECKSUM_DTYPE).view(np.uint8).reshape(-1, 8) for words in (stored, found))
-    return np.asarray(((left == 0) | (left == wanted)).all(axis=1))
+    return np.asarray(((left == 0) | (left == wanted)).all(axis=1) & (stored != found))
 
 
 def _is_table(raw: bytes) -> bool:
