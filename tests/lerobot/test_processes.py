@@ -51,6 +51,20 @@ def test_act_by_two(launcher: str, tmp_path: Path) -> None:
     assert (tmp_path / "two" / "checkpoints" / "last" / "pretrained_model" / "model.safetensors").is_file()
 
 
+def test_both_have_the_same_weights_whatever_each_has_drawn(tmp_path: Path) -> None:
+    """Noise, critics and a codebook that follows what it is shown differ between them until they are shared."""
+    dataset = write_episodes(tmp_path / "pushing")
+    command = [*LAUNCHERS["torchrun"], "-m", "tests.lerobot.in_two_processes", str(dataset), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"weights of {rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert set(first) == set(OPTIONS)
+
+
 def test_online_by_two_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="--online-steps: one process rolls out and learns, and 2 were launched"):
