@@ -26,7 +26,7 @@ from roboreel.columns.cache_map import (
     mapped,
     table_bytes,
 )
-from roboreel.errors import DatasetBusyError, RoboreelError, StorageDirCorruptError
+from roboreel.errors import DatasetBusyError, RoboreelError, StorageDirCorruptError, StorageError
 from roboreel.format import clone, files, paths
 from roboreel.format.files import DataFile
 from roboreel.format.lock import shared_lock
@@ -39,6 +39,7 @@ Bytes = NDArray[np.uint8]
 LOCK_TIMEOUT_S = 1.0
 """Who cannot fill for so long goes on without; the frames are decoded again."""
 _SWEPT_SLOTS = 1 << 16
+_CLEARED_TRIES = 5
 _PIECE_BYTES = 256 << 10
 """Of pixels in one write: what is lost of a fill when the disk is full."""
 
@@ -97,6 +98,15 @@ class CacheFile:
         Raises:
             StorageError: no space, or an error of the system; the frames of before are there.
         """
+        for left in range(_CLEARED_TRIES, 0, -1):
+            try:
+                self._fill_locked(slots, identities, frames)
+                return
+            except StorageError as error:  # cleared between our making the directory and our taking the lock in it
+                if left == 1 or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+
+    def _fill_locked(self, slots: Ints, identities: Words, frames: Bytes) -> None:
         files.check_dir(self._folder)
         files.make_dir(self._folder)
         with shared_lock(self._folder / paths.CACHE_LOCK, LOCK_TIMEOUT_S) as held:
