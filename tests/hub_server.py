@@ -119,6 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._serve()
 
+    def do_DELETE(self) -> None:
+        self._serve()
+
     def _serve(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length) if length else self._chunked()
@@ -341,11 +344,29 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self._url(repo_id)}/commit/{sha}"
         self._answer(200, {"success": True, "commitUrl": url, "commitOid": sha, "hookOutput": ""})
 
-    def tag(self, repo_id: str, _: str) -> None:
+    def tag(self, repo_id: str, revision: str) -> None:
+        repo = self._repo(repo_id)
+        if repo is None:
+            return
+        name, found = json.loads(self.body)["tag"], repo.at(revision)
+        if name in repo.tags or found is None:  # a tag is not moved
+            self._answer(409 if found else 404, {"error": "Tag reference exists already" if found else "no revision"})
+            return
+        repo.tags[name] = found[0]
+        self._answer(200, {})
+
+    def untag(self, repo_id: str, name: str) -> None:
         repo = self._repo(repo_id)
         if repo is not None:
-            repo.tags[json.loads(self.body)["tag"]] = repo.commits[-1][0]
-            self._answer(200, {})
+            self._answer(200 if repo.tags.pop(name, None) else 404, {})
+
+    def refs(self, repo_id: str) -> None:
+        repo = self._repo(repo_id)
+        if repo is None:
+            return
+        tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": at} for name, at in repo.tags.items()]
+        heads = [{"name": "main", "ref": "refs/heads/main", "targetCommit": at} for at, _ in repo.commits[-1:]]
+        self._answer(200, {"tags": tags, "branches": heads, "converts": []})
 
     def yaml(self) -> None:
         self._answer(200, {"errors": [], "warnings": []})
@@ -368,6 +389,8 @@ ROUTES: list[tuple[re.Pattern[str], Callable[..., None]]] = [
         (rf"POST /lfs-verify/{_REPO}", _Handler.lfs_verify),
         (rf"POST /api/datasets/{_REPO}/commit/(.+)", _Handler.commit),
         (rf"POST /api/datasets/{_REPO}/tag/(.+)", _Handler.tag),
+        (rf"DELETE /api/datasets/{_REPO}/tag/(.+)", _Handler.untag),
+        (rf"GET /api/datasets/{_REPO}/refs", _Handler.refs),
         (r"POST /api/validate-yaml", _Handler.yaml),
     )
 ]

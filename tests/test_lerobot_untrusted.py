@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from roboreel.convert import IngestOptions, forecast_lerobot, import_lerobot
@@ -122,3 +123,36 @@ def test_a_long_text_is_in_memory_once_for_all_of_its_frames(make: Callable[[str
     for found in read_lerobot(folder)[1]:
         assert set(found.strings["note"]) == {"long " * 9999}
         assert len({id(text) for text in found.strings["note"]}) == 1
+
+
+MANY = 30_000_000
+"""Values in runs, which take next to nothing in a file."""
+
+
+def run_of(values: pa.Array, rows: int) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, *[MANY] * rows], pa.int32()), values)
+
+
+@pytest.mark.parametrize("where", ["a column of the listing", "the tasks of the listing", "an undeclared column"])
+def test_columns_that_unfold_to_any_size_are_refused(make: Callable[[str], Path], where: str) -> None:
+    kind = "v2.1" if where == "an undeclared column" else "v3.0"
+    folder = make(kind)
+    zeros = pa.array(np.zeros(MANY, np.int8))
+    path = folder / (V2_DATA.format(0) if kind == "v2.1" else made.V3_EPISODES)
+    table = pq.read_table(path)
+    if where == "the tasks of the listing":
+        texts = pa.DictionaryArray.from_arrays(zeros, pa.array([made.TASKS[0]])).cast(pa.string())
+        table = table.set_column(table.schema.get_field_index("tasks"), "tasks", run_of(texts, len(table)))
+    else:
+        name = "x" if kind == "v2.1" else "data/bomb/chunk_index"
+        table = table.append_column(name, run_of(zeros, len(table)))
+    pq.write_table(table, path, compression="zstd")
+    for episode in (1, 2) if kind == "v2.1" else ():
+        other = folder / V2_DATA.format(episode)
+        rows = pq.read_table(other)
+        pq.write_table(rows.append_column("x", pa.array([[0]] * len(rows))), other)
+    if where == "a column of the listing":  # it is none that anything asks for
+        assert len(read_lerobot(folder)[1]) == len(LENGTHS)
+        return
+    with pytest.raises(SourceError, match=r"would unfold to [\d,]+ bytes, from a file of"):
+        read_lerobot(folder)

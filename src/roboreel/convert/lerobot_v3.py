@@ -20,7 +20,7 @@ from roboreel.convert.lerobot_layout import (
     runs_by_column,
     with_rows_in_videos,
 )
-from roboreel.convert.parquet import ParquetFile
+from roboreel.convert.parquet import ColumnType, ParquetFile
 from roboreel.errors import SourceError
 from roboreel.schema import EPISODE_INDEX_KEY
 
@@ -68,10 +68,12 @@ def _read_listing(info: Info) -> dict[int, dict[str, Any]]:
     root = _listing(info)
     listed: dict[int, dict[str, Any]] = {}
     for path in sorted(root.rglob("*.parquet")):
+        if path.name.startswith("."):  # a Mac leaves ._file-000.parquet beside what it copies
+            continue
         file = ParquetFile.open(path)
         if EPISODE_INDEX_KEY not in file.columns:
             raise SourceError(f"{path}: has no column {EPISODE_INDEX_KEY!r}; download it again")
-        names = [name for name in file.columns if name in _LISTED or name.startswith(("data/", "videos/"))]
+        names = [name for name, column in file.columns.items() if name in _LISTED or _is_place(name, column)]
         for row in file.records(names):
             index = parse_episode_index(row[EPISODE_INDEX_KEY], str(path))
             if index in listed:
@@ -80,6 +82,12 @@ def _read_listing(info: Info) -> dict[int, dict[str, Any]]:
     if not listed:
         raise SourceError(f"{root}: lists no episodes; complete the download")
     return listed
+
+
+def _is_place(name: str, column: ColumnType) -> bool:
+    """Whether a column says where in a file an episode is, and is one number a row."""
+    named = name.startswith(("data/", "videos/")) and name.rpartition("/")[2] in _PLACE
+    return named and column.kind == "number" and not column.depth
 
 
 def _find_runs(info: Info, listed: Mapping[int, dict[str, Any]], skipped: Collection[int]) -> dict[int, Run]:

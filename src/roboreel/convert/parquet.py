@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.convert.lfs import how_to_get
+from roboreel.convert.parquet_bombs import check_unfolding
 from roboreel.errors import SourceError
 
 BLOCK_BYTES = 16 << 20
@@ -88,6 +89,7 @@ class RowReader:
         ends = np.cumsum([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)], dtype=np.int64)
         self._group_ends = ends
         try:
+            check_unfolding(file.path, metadata, self._names)
             row_bytes = _uncompressed_bytes(metadata, self._names) / max(1, metadata.num_rows)
         except UnicodeDecodeError as error:
             raise SourceError(f"{file.path}: a column's name is not UTF-8 ({error}); download it again") from None

@@ -116,7 +116,11 @@ class HubClient:
         status = _status(error)
         if status is not None:
             return status == 429 or status >= 500
-        return not _is_offline(error) and _is_of_network(error)
+        is_cut = isinstance(error, OSError) and "Consistency check failed" in str(error)
+        return is_cut or (not self._is_offline(error) and _is_of_network(error))
+
+    def _is_offline(self, error: BaseException) -> bool:
+        return isinstance(error, self._errors.OfflineModeIsEnabled)
 
     def _cause(self, error: Exception) -> BaseException:
         """What an error is due to: the client says "not in the cache", or "uploading", of any failed connection."""
@@ -141,7 +145,9 @@ class HubClient:
             return HubError(f"{name!r} is no name of a dataset; 'user/name' would do")
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
             return HubError(f"{name}: {what} is listed and not there: the upload was not finished? try again later")
-        if _is_offline(error):
+        if isinstance(error, OSError) and "Consistency check failed" in str(error):
+            return HubUnreachableError(f"{name}: {what} came with another size than the Hub says; try again later")
+        if self._is_offline(error):
             return HubUnreachableError(f"{name}: offline mode is on (HF_HUB_OFFLINE); unset it to download")
         if isinstance(error, errors.HfHubHTTPError) or _is_of_network(error):
             return self._unreachable(error, what)
@@ -156,10 +162,6 @@ def _is_of_network(error: BaseException) -> bool:
     """Whether an error is one of a connection: the client has changed the package that it asks with, and may again."""
     packages = {kind.__module__.partition(".")[0].rstrip("0123456789") for kind in type(error).__mro__}
     return isinstance(error, ConnectionError | TimeoutError) or bool(packages & {"httpx", "httpcore", "requests"})
-
-
-def _is_offline(error: BaseException) -> bool:
-    return "offline" in str(error).lower()
 
 
 def _status(error: BaseException) -> int | None:

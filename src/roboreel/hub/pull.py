@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,13 @@ def default_place(repo_id: str, options: PullOptions, *, decoded: bool) -> Path:
         raise HubError(f"{repo_id!r} is no name of a dataset; 'user/name' would do")
     parts = [repo_id]
     if options.revision is not None:
-        parts.append("@" + re.sub(r"[^\w.-]", "-", options.revision))
+        parts.append("@" + re.sub(r"[^\w.-]", lambda found: f"%{ord(found[0]):02X}", options.revision))  # no two alike
     if decoded:
         parts.append("-decoded")
     if options.episodes is not None:
-        digest = hashlib.sha256(repr(list(options.episodes)).encode()).hexdigest()[:8]
-        parts.append(f"-{len(options.episodes)}-episodes-{digest}")
+        chosen = parse_episodes(options.episodes)
+        digest = hashlib.sha256(repr(chosen).encode()).hexdigest()[:8]
+        parts.append(f"-{len(chosen)}-episodes-{digest}")
     home = os.environ.get("HF_HOME") or constants.HF_HOME or f"{constants.default_home}/huggingface"
     return Path(home).expanduser() / "roboreel" / "".join(parts)
 
@@ -79,7 +81,8 @@ def pull(
     """
     storage_dir = storage_dir.resolve()
     held = _held(storage_dir)
-    asked = {"repo_id": repo_id, "episodes": None if options.episodes is None else sorted(set(options.episodes))}
+    options = replace(options, episodes=None if options.episodes is None else parse_episodes(options.episodes))
+    asked = {"repo_id": repo_id, "episodes": options.episodes}
     is_held = held is not None and all(held.get(key) == value for key, value in asked.items())
     client = HubClient(repo_id, options.token)
     try:
@@ -92,6 +95,11 @@ def pull(
     if is_held and held is not None:
         ingest_options.cameras.check_stored(_keys(storage_dir), storage_dir)
         if held["commit"] != commit:
+            if options.revision not in (None, held.get("revision")):
+                raise InvalidArgumentError(
+                    f"{storage_dir} holds {repo_id} at {held['commit'][:12]} (revision {held.get('revision')!r}), and "
+                    f"revision {options.revision!r} is {commit[:12]}: give another storage_dir, or remove this one"
+                )
             warnings.warn(
                 f"{repo_id} has a newer revision, {commit[:12]}; {storage_dir} holds {held['commit'][:12]}, which is "
                 "used: to get the newer one, give another storage_dir, or remove this one",
@@ -101,7 +109,7 @@ def pull(
         return None
     pinned = {"repo_id": repo_id, "revision": options.revision or "main", "commit": commit, **asked}
     known = {key: value for key, value in pinned.items() if value is not None}
-    if is_there(storage_dir, known, ingest_options.cameras):
+    if is_there(storage_dir, pinned, ingest_options.cameras):
         return None
     check_free(storage_dir)  # before anything is downloaded
     folder = _prepared(storage_dir, commit)
@@ -113,6 +121,18 @@ def pull(
             remove(folder)
             _name_by_repository(error, folder, f"{repo_id}@{commit[:12]}")
         raise
+
+
+def parse_episodes(given: Any) -> list[int]:
+    """Return numbers of episodes in order, each once; numpy's are as good as Python's.
+
+    >>> parse_episodes((3, 1, 3))
+    [1, 3]
+    """
+    try:
+        return sorted({operator.index(one) for one in given})
+    except TypeError:
+        raise InvalidArgumentError(f"episodes={given!r}; give the numbers of some, as [0, 3]") from None
 
 
 def _name_by_repository(error: Exception, folder: Path, name: str) -> None:

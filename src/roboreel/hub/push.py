@@ -50,15 +50,27 @@ def push_folder(
     here = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     changed = [name for name, path in here.items() if not _is_same(path, there.get(name))]
     gone = [name for name in there if name not in here and name.split("/")[0] in ("data", "meta", "videos")]
-    if not changed and not gone:
-        return PushReport(repo_id, client.commit_of(None), 0, 0)
-    commit = _committed(client, here, changed, gone, message or "Upload with roboreel")
-    version = str(info["codebase_version"])
+    if changed or gone:
+        commit = _committed(client, here, changed, gone, message or "Upload with roboreel")
+    else:
+        commit = client.commit_of(None)
+    _tag(client, str(info["codebase_version"]), commit)
+    return PushReport(repo_id, commit, len(changed) + len(gone), sum(here[name].stat().st_size for name in changed))
+
+
+def _tag(client: HubClient, version: str, commit: str) -> None:
+    """Have the tag by which LeRobot loads stand at the commit, also where an earlier push ended before it."""
+    api, name = client.api, client.repo_id
+    refs = client.ask(lambda: api.list_repo_refs(name, repo_type="dataset"), "the list of tags")
+    at = next((tag.target_commit for tag in refs.tags if tag.name == version), None)
+    if at == commit:
+        return
+    if at is not None:  # the Hub moves no tag
+        client.ask(lambda: api.delete_tag(name, tag=version, repo_type="dataset"), f"the tag {version}")
     client.ask(
-        lambda: api.create_tag(repo_id, tag=version, repo_type="dataset", exist_ok=True),  # LeRobot looks for it
+        lambda: api.create_tag(name, tag=version, revision=commit, repo_type="dataset", exist_ok=True),
         f"the tag {version}",
     )
-    return PushReport(repo_id, commit, len(changed) + len(gone), sum(here[name].stat().st_size for name in changed))
 
 
 def _files_there(client: HubClient) -> list[HubFile]:
