@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests import hub_server
+from tests.hub_state import Hub
 
 # Before anything imports them: no window, no display, no network.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -47,7 +48,7 @@ def sample_dir() -> Path:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[hub_server.Hub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub that the client asks in the place of huggingface.co, with nothing on it."""
     pytest.importorskip("huggingface_hub")
     constants = pytest.importorskip("huggingface_hub.constants")

@@ -11,93 +11,14 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LFS_BYTES = 1 << 15
-"""Files from this size on, and those of media, go through LFS."""
+from tests.hub_state import Hub, Repo, git_oid, is_lfs
+
 PAGE = 7
 """Entries to a page of the tree, so that clients must turn it."""
-
-
-@dataclass
-class Repo:
-    """A dataset repository."""
-
-    private: bool = False
-    gated: bool = False
-    commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    def commit(self, files: dict[str, bytes]) -> str:
-        sha = hashlib.sha1(repr([len(self.commits), sorted(files)]).encode()).hexdigest()
-        self.commits.append((sha, files))
-        return sha
-
-    def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        wanted = self.tags.get(revision, revision)
-        if wanted == "main":
-            return self.commits[-1] if self.commits else None
-        return next((commit for commit in self.commits if commit[0] == wanted), None)
-
-
-@dataclass
-class Fault:
-    """What goes wrong with a request; `left` counts down."""
-
-    left: int
-    matches: re.Pattern[str]
-    """Of method and path: `GET /datasets/...`."""
-    status: int = 0
-    """Answered instead; 0: the connection is cut after `cut_after` bytes of the body."""
-    cut_after: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class Hub:
-    """The server's state; `with hub_running() as hub:` in a fixture."""
-
-    def __init__(self) -> None:
-        self.repos: dict[str, Repo] = {}
-        self.lfs: dict[str, bytes] = {}
-        self.token = "hf_right"
-        self.faults: list[Fault] = []
-        self.requests: list[str] = []
-        """Method and path of each."""
-        self.sent: dict[str, int] = {}
-        """Path → bytes of it that went out."""
-        self.received = 0
-        """Bytes of files that came in."""
-        self.lies: dict[str, bytes] = {}
-        """Path → what is sent in the place of a file's content, its size and hash still told."""
-        self.lock = threading.Lock()
-        self.endpoint = ""
-
-    def add(self, repo_id: str, folder: Path, **options: Any) -> Repo:
-        """Put a folder up as the next commit of a repository."""
-        repo = self.repos.setdefault(repo_id, Repo(**options))
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        repo.commit(files)
-        return repo
-
-    def fail(self, pattern: str, times: int = 1, *, status: int = 0, cut_after: int = 0, **headers: str) -> None:
-        self.faults.append(Fault(times, re.compile(pattern), status, cut_after, headers))
-
-    def fault_for(self, request: str) -> Fault | None:
-        with self.lock:
-            for fault in self.faults:
-                if fault.left > 0 and fault.matches.search(request):
-                    fault.left -= 1
-                    return fault
-        return None
-
-    def forget_counts(self) -> None:
-        self.requests.clear()
-        self.sent.clear()
-        self.received = 0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -226,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, [self._entry(name, found[1][name]) for name in wanted if name in found[1]])
 
     def _entry(self, name: str, data: bytes) -> dict[str, Any]:
-        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": _git_oid(data)}
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": git_oid(data)}
         if is_lfs(name, len(data)):
             entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return entry
@@ -241,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = files[name]
         lfs = is_lfs(name, len(data))
-        etag = hashlib.sha256(data).hexdigest() if lfs else _git_oid(data)
+        etag = hashlib.sha256(data).hexdigest() if lfs else git_oid(data)
         data = self.hub.lies.get(name, data)
         total, start, stop = len(data), 0, len(data)
         ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -298,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         for file in asked:
             mode = "lfs" if is_lfs(file["path"], file["size"]) else "regular"
             data = held.get(file["path"])
-            oid = None if data is None else self._entry(file["path"], data).get("lfs", {"oid": _git_oid(data)})["oid"]
+            oid = None if data is None else self._entry(file["path"], data).get("lfs", {"oid": git_oid(data)})["oid"]
             answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self._answer(200, {"files": answers})
 
@@ -394,14 +315,6 @@ ROUTES: list[tuple[re.Pattern[str], Callable[..., None]]] = [
         (r"POST /api/validate-yaml", _Handler.yaml),
     )
 ]
-
-
-def is_lfs(name: str, size: int) -> bool:
-    return size >= LFS_BYTES or name.endswith((".mp4", ".parquet", ".arrow"))
-
-
-def _git_oid(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class Running:

@@ -20,7 +20,7 @@ from roboreel.cli.main import main
 from roboreel.errors import HubError, InvalidArgumentError, RoboreelWarning, SourceError
 from roboreel.store import Writer, is_unfinished
 from tests import lerobot_folders
-from tests.hub_server import Hub
+from tests.hub_state import Hub
 from tests.lerobot_folders import CAMERA, TASKS
 from tests.test_lerobot_export import assert_same
 from tests.video_files import read_numbers

@@ -12,7 +12,7 @@ from roboreel import LeRobotDatasetV2
 from roboreel.errors import HubError, InvalidArgumentError, RoboreelWarning, SourceError
 from roboreel.hub.files import HubFiles
 from tests import lerobot_folders
-from tests.hub_server import Hub
+from tests.hub_state import Hub
 from tests.recordings import made
 from tests.test_hub import REPO, pulled
 

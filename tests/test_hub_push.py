@@ -9,7 +9,7 @@ import pytest
 
 from roboreel import LeRobotDatasetV2
 from roboreel.errors import HubError
-from tests.hub_server import Hub
+from tests.hub_state import Hub
 from tests.recordings import made
 from tests.test_lerobot_export import assert_same
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -322,3 +323,61 @@ def test_a_column_of_numbers_named_task_does_not_replace_the_tasks(
     with pytest.warns(RoboreelWarning, match="column 'task' holds double, and that key is the task's string: left out"):
         dataset = LeRobotDatasetV2.from_lerobot(folder, storage_dir=tmp_path / "out")
     assert [dataset[i]["task"] for i in (0, 5, 9)] == [TASKS[0], TASKS[1], TASKS[0]]
+
+
+# Statistics
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("mean", None, []),
+        ("mean", [7.0 + 1e-3, -3.5], []),
+        ("mean", [9.0, -3.5], ["stats.json: mean of 'action' are not those of its frames"]),
+        ("max", [14.0, 0.5], ["stats.json: max of 'action' are not those of its frames"]),
+        ("min", "none", ["stats.json: min of 'action' are not those of its frames"]),
+        ("std", [0.0, 0.0], []),
+    ],
+    ids=["right", "rounded", "wrong mean", "wrong greatest", "no numbers", "not compared"],
+)
+def test_statistics_of_the_folder_are_compared_with_the_frames(
+    make: Callable[[str], Path], tmp_path: Path, name: str, value: object, said: list[str]
+) -> None:
+    folder = make("v3.0")
+    right = {"min": [0.0, -7.0], "max": [14.0, 0.0], "mean": [7.0, -3.5], "std": [4.3, 2.2], "count": [15]}
+    given = {"action": right | ({} if value is None else {name: value}), "absent": {"min": [1.0]}}
+    (folder / "meta" / "stats.json").write_text(json.dumps(given), "utf-8")
+    source, _ = read_lerobot(folder)
+    assert [warning.split(";")[0].rsplit("/", 1)[-1] for warning in source.warnings] == said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RoboreelWarning)
+        dataset = LeRobotDatasetV2.from_lerobot(folder, storage_dir=tmp_path / "out")
+    assert dataset.stats["action"]["mean"].tolist() == [7.0, -3.5]
+
+
+def test_statistics_of_each_episode_are_compared_with_its_frames(make: Callable[[str], Path]) -> None:
+    folder = make("v2.1")
+    lines: list[Any] = []
+    first = 0
+    for episode, length in enumerate(LENGTHS):
+        values = made.action(np.arange(first, first + length)).astype(np.float64)
+        stats = {key: getattr(values, key)(0).tolist() for key in ("min", "max", "mean")}
+        lines.append({"episode_index": episode, "stats": {"action": stats}})
+        first += length
+    made.write_lines(folder / "meta" / "episodes_stats.jsonl", lines)
+    assert list(read_lerobot(folder)[0].warnings) == []
+    lines[1]["stats"]["action"]["min"] = lines[2]["stats"]["action"]["mean"] = [100.0, 100.0]
+    made.write_lines(folder / "meta" / "episodes_stats.jsonl", lines)
+    (said,) = read_lerobot(folder)[0].warnings
+    assert "episodes_stats.jsonl, episode 1: min of 'action' are not those of its frames" in said
+    assert said.endswith("(and 1 more of this kind)")
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", '{"action": 3}', "[" * 100_000], ids=range(5))
+def test_statistics_that_cannot_be_read_cost_nothing(make: Callable[[str], Path], text: str) -> None:
+    folder = make("v3.0")
+    (folder / "meta" / "stats.json").write_text(text, "utf-8")
+    source, episodes = read_lerobot(folder)
+    assert len(episodes) == len(LENGTHS)
+    said = "min, max, mean of 'action' are not those of its frames"
+    assert [said in warning for warning in source.warnings] == ([True] if "action" in text else [])

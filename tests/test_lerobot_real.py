@@ -62,7 +62,11 @@ REAL: dict[str, tuple[str, int, int, dict[str, tuple[int, ...]], list[str]]] = {
         10,
         2126,
         {"observation.images.global_rgb": (480, 640, 3), "observation.images.wrist_rgb": (480, 640, 3)},
-        ["global_rgb' is declared as (3, 480, 640)", "wrist_rgb' is declared as (3, 480, 640)"],
+        [
+            "global_rgb' is declared as (3, 480, 640)",
+            "wrist_rgb' is declared as (3, 480, 640)",
+            "stats.json: min, max of 'observation.state' are not those of its frames",
+        ],
     ),
     "v3.0_pusht_image_slice": ("v3.0", 3, 420, {"observation.image": (96, 96, 3)}, []),
     "v3.0_pusht_full_novideo": ("v3.0", 206, 25650, {}, ["camera 'observation.image' is declared"]),

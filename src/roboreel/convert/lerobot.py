@@ -14,6 +14,7 @@ from roboreel.convert.array_rows import check_unfolded
 from roboreel.convert.foreign import SourceEpisode
 from roboreel.convert.lerobot_cameras import ImageCamera, open_cameras
 from roboreel.convert.lerobot_columns import ROW_KEYS, plan_columns, read_time_and_order, read_values
+from roboreel.convert.lerobot_given_stats import GivenStats
 from roboreel.convert.lerobot_info import Info, read_info, shown
 from roboreel.convert.lerobot_layout import EpisodeEntry, Warnings, data_files
 from roboreel.convert.lerobot_rate import check_rate
@@ -196,6 +197,7 @@ class LeRobotSource:
         names = [spec.name for spec in self._specs]
         reader: tuple[RowFile, Rows] | None = None
         rows_before = sum(entry.length for entry in self._entries[:first])
+        given = GivenStats(self._info, self._warnings) if self._is_whole and not first else None
         for entry in self._entries[first:]:
             if reader is None or reader[0].path != entry.file.path:
                 if reader is not None:
@@ -204,10 +206,15 @@ class LeRobotSource:
                 reader = (entry.file, entry.file.rows(here))
             table = reader[1].read(entry.first_row, entry.length)
             self._compare_index(table, entry, rows_before)
-            yield self._episode(entry, table)
+            episode = self._episode(entry, table)
+            if given is not None:
+                given.add(entry.index, episode.columns)
+            yield episode
             rows_before += entry.length
         if reader is not None:
             reader[1].close()
+        if given is not None:
+            given.end()
 
     def _episode(self, entry: EpisodeEntry, table: Any) -> SourceEpisode:
         frame_index, timestamp = read_time_and_order(table, entry, self._info.fps)
