@@ -239,12 +239,13 @@ def _episode_rows(lengths: Sequence[int], cameras: Sequence[str]) -> pa.Table:
 
 
 def _stats(rows: pa.Table, cameras: Sequence[str]) -> dict[str, Any]:
-    """Enough for a reader that wants some: nothing is normalised here."""
+    """Those of the columns; of images enough for a reader that wants some: nothing is normalised here."""
     sides = {"min": 0.0, "max": 1.0, "mean": 0.5, "std": 0.3}
     images = [*cameras, *(column.name for column in rows.schema if pa.types.is_struct(column.type))]
     stats: dict[str, Any] = {camera: {name: [[[value]]] * 3 for name, value in sides.items()} for camera in images}
     for key in ("observation.state", "action"):
-        stats[key] = {name: [value] * 2 for name, value in sides.items()}
+        values = np.array(rows[key].to_pylist(), np.float64)
+        stats[key] = {name: getattr(values, name)(axis=0).tolist() for name in sides}
     return {key: {**value, "count": [rows.num_rows]} for key, value in stats.items()}
 
 

@@ -26,7 +26,7 @@ class PushConfig:
     repo_id: tyro.conf.Positional[str]
     """As me/my_arm; made where there is none."""
     private: bool = False
-    """Of a new repository."""
+    """Refused where the repository is there already, and public."""
     license: str | None = None
     """As the Hub calls it: apache-2.0, mit, cc-by-4.0."""
     version: Literal["v3.0", "v2.1"] = "v3.0"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.columns.ffmpeg_path import ffmpeg_path
+from roboreel.columns.ffmpeg_files import open_video
 from roboreel.columns.frame_table import FrameTable
 from roboreel.columns.silence import silence
 from roboreel.errors import VideoError
@@ -105,7 +105,7 @@ class VideoDecoder:
     def _open(self) -> None:
         self._pid = os.getpid()
         try:
-            self._container = self._av.open(ffmpeg_path(self.path), metadata_errors="ignore")
+            self._container = open_video(self.path)
         except (OSError, self._av.FFmpegError) as error:
             raise VideoError(f"{self.path}: cannot be opened ({error.strerror})") from error
         if not self._container.streams.video:

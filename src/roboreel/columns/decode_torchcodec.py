@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.columns.ffmpeg_path import ffmpeg_path
+from roboreel.columns.ffmpeg_files import ffmpeg_path
 from roboreel.columns.frame_table import FrameTable
 from roboreel.errors import MissingDependencyError, VideoError
 

@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from roboreel._optional import require
-from roboreel.columns.ffmpeg_path import ffmpeg_path
+from roboreel.columns.ffmpeg_files import open_video
 from roboreel.errors import StorageDirCorruptError, VideoError
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class FrameTable:
         path = Path(path)
         try:
             _check_boxes(path)
-            with av.open(ffmpeg_path(path), metadata_errors="ignore") as container:
+            with open_video(path) as container:
                 return _read_packets(container, str(path))
         except (OSError, ValueError, av.FFmpegError) as error:
             if isinstance(error, VideoError):

@@ -25,6 +25,9 @@ _UINT8 = np.dtype(np.uint8)
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's names, by channels."""
 
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "JPEG2000")
+"""What images may be coded as. Pillow knows more; some of its decoders run other programs (EPS: Ghostscript)."""
+
 BLOCK_BYTES = 32 << 20
 """About how many bytes of decoded frames are held at a time."""
 
@@ -218,7 +221,7 @@ def decode_png(data: bytes, shape: Sequence[int], source: str, dtype: np.dtype[A
     if dtype == np.uint16 and data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25:
         check_png_depth(data, dtype, source)
     try:
-        with image_module.open(io.BytesIO(data)) as image:
+        with image_module.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             if dtype == np.uint16:
                 array = np.asarray(image).astype(np.uint16, copy=False)  # older Pillows give 16 bits as int32
             else:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboreel._optional import require
-from roboreel.columns.ffmpeg_path import ffmpeg_path
+from roboreel.columns.ffmpeg_files import ffmpeg_path, open_video
 from roboreel.columns.frames import VideoFrames
 from roboreel.errors import DiskSpaceError, StorageError, VideoError
 
@@ -57,7 +57,7 @@ class PacketReader:
     def _begin(self) -> Iterator[Any]:
         """Open the file anew; the stream, of which a new file takes its form, is that of what is open."""
         try:
-            self._container = self._av.open(ffmpeg_path(self.path), metadata_errors="ignore")
+            self._container = open_video(self.path)
             self.stream = self._container.streams.video[0]
         except (self._av.FFmpegError, OSError, IndexError) as error:
             raise VideoError(f"{self.path}: not readable as a video ({error})") from error

@@ -9,6 +9,7 @@ import numpy as np
 
 from roboreel._optional import require
 from roboreel.errors import SourceError
+from roboreel.store import IMAGE_FORMATS
 
 UINT8 = np.dtype(np.uint8)
 
@@ -37,10 +38,13 @@ def image_form(data: bytes, where: str) -> tuple[tuple[int, int, int], np.dtype[
 def _foreign_shape(data: bytes, where: str) -> tuple[int, int, int]:
     image_module = require("PIL.Image", purpose="reading images")
     try:
-        with image_module.open(io.BytesIO(data)) as image:
+        with image_module.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             width, height, mode = image.width, image.height, image.mode
     except Exception as error:  # noqa: BLE001 - Pillow raises what its many decoders raise
-        raise SourceError(f"{where}: not a readable image ({error}); download the file again") from None
+        raise SourceError(
+            f"{where}: not a readable image ({error}); of {', '.join(IMAGE_FORMATS)}, download the file again, and "
+            "convert any other"
+        ) from None
     if mode.startswith(("I", "F")):
         raise SourceError(f"{where}: an image of mode {mode}, and images here have 8 bits a channel; take it out")
     return height, width, {"L": 1, "1": 1, "RGBA": 4}.get(mode, 3)

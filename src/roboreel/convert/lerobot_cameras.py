@@ -35,7 +35,7 @@ class ImageCamera:
     """A camera whose images are in a Parquet column, as bytes or as paths beside it."""
 
     def __init__(self, feature: Feature, entries: Sequence[EpisodeEntry], info: Info, warnings: Warnings) -> None:
-        self._folder = info.folder
+        self._info = info
         self._name = feature.name
         self._reader: tuple[RowFile, Rows] | None = None
         data = self._read(entries[0], 0)
@@ -77,7 +77,10 @@ class ImageCamera:
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         where = f"{entry.where}, camera {self._name!r}, frame {i}"
         if data is None and path:
-            data = _read_file(inside(self._folder, path, where), where)
+            place = inside(self._info.folder, path, where)
+            self._info.fetch(place)
+            data = _read_file(place, where)
+            self._info.release(place)
         if not data:
             raise SourceError(f"{where}: neither the image's bytes nor its path are there; download the file again")
         return bytes(data)

@@ -142,6 +142,16 @@ def _common_dtype(columns: Iterable[ColumnType]) -> np.dtype[Any]:
     return np.result_type(*{column.dtype for column in columns if column.dtype is not None}).newbyteorder("<")
 
 
+def _without_common_dtype(columns: Sequence[ColumnType]) -> str:
+    """The dtypes of a column's files, where some value of one may be none of their common dtype; else nothing."""
+    dtypes = {column.dtype for column in columns if column.dtype is not None}
+    common = np.result_type(*dtypes)
+    wide = [
+        dtype for dtype in dtypes if dtype.kind in "iu" and common.kind == "f" and dtype.itemsize >= common.itemsize
+    ]
+    return ", ".join(sorted(map(str, dtypes))) if wide else ""
+
+
 def _is_left_out(name: str, column: ColumnType, warnings: Warnings) -> bool:
     if column.kind == "number" or (column.kind == "string" and column.depth == 0):
         return False
@@ -171,9 +181,16 @@ def _plan_undeclared(name: str, files: Sequence[RowFile], info: Info, warnings: 
     except _RowsDisagreeError as error:
         warnings.leave_out(f"{said} its rows do not agree ({error}): left out")
         return None
-    if columns[0].kind == "string":
-        return _spec(name, STRING_CODE_DTYPE, (), files[0].path, role="string")
-    return _spec(name, _common_dtype(columns), () if shape == (1,) else shape, files[0].path)
+    if columns[0].kind != "string" and (odd_dtypes := _without_common_dtype(columns)):
+        warnings.leave_out(f"{said} holds {odd_dtypes} in its files, and no type holds all of them: left out")
+        return None
+    try:
+        if columns[0].kind == "string":
+            return _spec(name, STRING_CODE_DTYPE, (), files[0].path, role="string")
+        return _spec(name, _common_dtype(columns), () if shape == (1,) else shape, files[0].path)
+    except SourceError as error:
+        warnings.leave_out(f"{said} cannot be a key ({error}): left out")
+        return None
 
 
 class _RowsDisagreeError(SourceError):

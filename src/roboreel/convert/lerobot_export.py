@@ -149,10 +149,8 @@ class _FolderOut:
 
     def _video_place(self, key: str) -> VideoPlace:
         options = self._options
-        if self._is_v3:
-            template = f"videos/{key}/chunk-{{:03d}}/file-{{:03d}}.mp4"
-            return VideoPlace(template, options.chunks_size, options.video_files_size_in_mb * _MB)
-        return VideoPlace(f"videos/chunk-{{:03d}}/{key}/episode_{{:06d}}.mp4", options.chunks_size, None)
+        most_bytes = options.video_files_size_in_mb * _MB if self._is_v3 else None
+        return VideoPlace(key, options.chunks_size, most_bytes)
 
     def add(self, episode: SourceEpisode) -> None:
         tasks = episode.strings.get(TASK_KEY) or [""] * episode.length

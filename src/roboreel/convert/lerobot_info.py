@@ -92,6 +92,10 @@ class Info:
         if self.remote is not None:
             self.remote.fetch(path)
 
+    def release(self, path: Path) -> None:
+        if self.remote is not None:
+            self.remote.release(path)
+
     @property
     def folder(self) -> Path:
         return self.path.parent.parent

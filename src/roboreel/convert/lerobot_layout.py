@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,10 +98,20 @@ class Warnings:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Every Parquet file in `folder/data`, sorted; hidden ones, which systems leave beside the real ones, are not."""
+    """Every Parquet file in `folder/data` in order; hidden ones, which systems leave beside the real ones, are not."""
     root = folder / "data"
-    paths = sorted(root.rglob("*.parquet"))
+    paths = sorted(root.rglob("*.parquet"), key=lambda path: by_number(path.relative_to(root).as_posix()))
     return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def by_number(name: str) -> list[tuple[str, int]]:
+    """What names are to be sorted by so that numbers in them count as such, of however many digits.
+
+    >>> sorted(["file-1000", "file-999", "file-1000b"], key=by_number)
+    ['file-999', 'file-1000', 'file-1000b']
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return [(text, int(digits or 0)) for text, digits in itertools.zip_longest(parts[::2], parts[1::2])]
 
 
 def parse_episode_index(value: object, where: str) -> int:

@@ -13,6 +13,7 @@ from roboreel.convert.lerobot_layout import (
     Run,
     VideoSpan,
     Warnings,
+    by_number,
     check_skipped,
     data_files,
     parse_episode_index,
@@ -67,7 +68,7 @@ def _read_listing(info: Info) -> dict[int, dict[str, Any]]:
     """The rows of meta/episodes by episode index, without statistics."""
     root = _listing(info)
     listed: dict[int, dict[str, Any]] = {}
-    for path in sorted(root.rglob("*.parquet")):
+    for path in sorted(root.rglob("*.parquet"), key=lambda path: by_number(path.as_posix())):
         if path.name.startswith("."):  # a Mac leaves ._file-000.parquet beside what it copies
             continue
         file = ParquetFile.open(path)

@@ -25,15 +25,21 @@ from roboreel.store import (
 class VideoPlace:
     """Where the files of a camera go."""
 
-    template: str
-    """With two fields: the chunk and, in it, the file; or, of v2.1, the episode."""
+    key: str
     chunks_size: int
     most_bytes: float | None
-    """Of a file; None: one file an episode."""
+    """Of a file; None: one file an episode, as v2.1 has them."""
 
     def path(self, number: int) -> str:
+        """Return where in the folder a file goes.
+
+        >>> VideoPlace("wrist", 1000, None).path(1002), VideoPlace("wrist", 1000, 2e8).path(1002)
+        ('videos/chunk-001/wrist/episode_001002.mp4', 'videos/wrist/chunk-001/file-002.mp4')
+        """
         chunk, file = divmod(number, self.chunks_size)
-        return self.template.format(chunk, number if self.most_bytes is None else file)
+        if self.most_bytes is None:
+            return f"videos/chunk-{chunk:03d}/{self.key}/episode_{number:06d}.mp4"
+        return f"videos/{self.key}/chunk-{chunk:03d}/file-{file:03d}.mp4"
 
 
 class VideosOut:

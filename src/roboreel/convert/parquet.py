@@ -227,6 +227,8 @@ def parse_type(arrow_type: Any) -> ColumnType:
             break
     if types.is_boolean(arrow_type) or types.is_integer(arrow_type) or types.is_floating(arrow_type):
         return ColumnType("number", depth, np.dtype(arrow_type.to_pandas_dtype()), text)
+    if types.is_decimal(arrow_type):
+        return ColumnType("number", depth, np.dtype(np.float64), text)
     return ColumnType(_other_kind(types, arrow_type), depth, None, text)
 
 
@@ -269,6 +271,8 @@ def parse_numbers(column: Any, where: str) -> NDArray[Any]:
             values = values.flatten()
         else:
             break
+    if pyarrow.types.is_decimal(values.type):
+        values = values.cast(pyarrow.float64())
     array: NDArray[Any] = values.to_numpy(zero_copy_only=False)
     return array.reshape(rows, *shape)
 

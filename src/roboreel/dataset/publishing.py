@@ -99,21 +99,25 @@ class Publishing(EpisodeViews):
         license: str | None = None,  # noqa: A002 - the Hub's own word
         token: str | bool | None = None,
         commit_message: str | None = None,
+        progress: bool = True,
         **options: Any,
     ) -> PushReport:
         """Put the episodes up on the Hugging Face Hub as a LeRobot dataset, with a card, in one commit.
 
         It is written as a folder beside the dataset first. Of that, only what is not on the Hub already is uploaded,
-        large files before the commit: after an interruption, those that are there are not sent again.
+        large files before the commit: after an interruption, those that are there are not sent again. Other files
+        beneath `data`, `meta` and `videos` are taken away there, as readers would take them for the dataset's. On a
+        card that is there already, what others have written stays.
 
             dataset.push_to_hub("me/my_arm", private=True, license="apache-2.0")
 
         Args:
             repo_id: As "me/my_arm"; made where there is none.
-            private: Of a new repository.
+            private: Refused where the repository is there already, and public.
             license: As the Hub calls it: "apache-2.0", "mit", "cc-by-4.0".
             token: One that may write. None: HF_TOKEN, or who is logged in.
             commit_message: None: "Upload with roboreel".
+            progress: Show progress bars, on a terminal.
             options: Those of `to_lerobot`, as `version="v2.1"` or `leave_out=["observation.images.wrist"]`.
 
         Raises:
@@ -124,5 +128,13 @@ class Publishing(EpisodeViews):
         place = self.storage_dir.resolve()
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.push-") as folder:
             made = Path(folder) / "lerobot"
-            self.to_lerobot(made, **options)
-            return push_folder(made, repo_id, private=private, token=token, license_id=license, message=commit_message)
+            self.to_lerobot(made, **options, progress=progress)
+            return push_folder(
+                made,
+                repo_id,
+                private=private,
+                token=token,
+                license_id=license,
+                message=commit_message,
+                progress=progress,
+            )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -47,6 +49,19 @@ class HubClient:
         # read now: the package reads it once, when it is imported
         self._endpoint = os.environ.get("HF_ENDPOINT") or None
         self.api = self.hub.HfApi(endpoint=self._endpoint, token=token)
+
+    @contextlib.contextmanager
+    def bars(self, *, shown: bool) -> Iterator[None]:
+        """Have the client show its progress bars or not until the block is left."""
+        utils = self.hub.utils
+        if shown or utils.are_progress_bars_disabled():
+            yield
+            return
+        utils.disable_progress_bars()
+        try:
+            yield
+        finally:
+            utils.enable_progress_bars()
 
     def commit_of(self, revision: str | None) -> str:
         """The commit that a branch, a tag or a commit stands for; the default branch where None."""
@@ -173,4 +188,9 @@ def _retry_after_s(error: BaseException) -> float:
     """How long (s) the Hub asks to wait; 0 where it does not say."""
     response = getattr(error, "response", None)
     said = "" if response is None else response.headers.get("Retry-After", "")
-    return float(said) if said.isdecimal() else 0.0
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return 0.0

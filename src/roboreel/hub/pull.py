@@ -27,6 +27,7 @@ from roboreel.convert.lerobot_info import MAX_JSON_BYTES
 from roboreel.errors import DiskSpaceError, HubError, InvalidArgumentError, RoboreelWarning, SourceError
 from roboreel.hub.client import HubClient, HubUnreachableError
 from roboreel.hub.files import HubFiles
+from roboreel.hub.turns import my_turn
 from roboreel.store import Store, free_bytes, is_dataset, is_unfinished, make_dir, remove, write_file
 
 _COMMIT = ".commit"
@@ -73,24 +74,34 @@ def pull(
     """Take a dataset in; None where `storage_dir` holds it already.
 
     Metadata and rows are downloaded first, video files one by one as they are taken in, of which the dataset then has
-    the only copy. Interrupted anywhere, the same call goes on.
+    the only copy. Interrupted anywhere, the same call goes on. Where another process takes it in meanwhile, that is
+    waited for.
 
     Raises:
         HubError: the Hub has it not, or will not give it, or cannot be reached.
         SourceError: it cannot be read as what it says it is. DiskSpaceError: there is no room for it.
     """
     storage_dir = storage_dir.resolve()
+    episodes = None if options.episodes is None else parse_episodes(options.episodes)
+    options = replace(options, episodes=episodes, revision=options.revision or None)
+    client = HubClient(repo_id, options.token)
+    with my_turn(storage_dir), client.bars(shown=ingest_options.progress):
+        return _pulled(client, storage_dir, options, ingest_options, told)
+
+
+def _pulled(
+    client: HubClient, storage_dir: Path, options: PullOptions, ingest_options: IngestOptions, told: Told | None
+) -> IngestReport | None:
+    repo_id = client.repo_id
     held = _held(storage_dir)
-    options = replace(options, episodes=None if options.episodes is None else parse_episodes(options.episodes))
     asked = {"repo_id": repo_id, "episodes": options.episodes}
     is_held = held is not None and all(held.get(key) == value for key, value in asked.items())
-    client = HubClient(repo_id, options.token)
     try:
         commit = client.commit_of(options.revision)
     except HubUnreachableError as error:
         if not is_held or held is None or options.revision not in (None, held.get("revision"), held.get("commit")):
             raise
-        warnings.warn(f"{error}; what is in {storage_dir} is used as it is", RoboreelWarning, stacklevel=3)
+        warnings.warn(f"{error}; what is in {storage_dir} is used as it is", RoboreelWarning, stacklevel=4)
         commit = str(held["commit"])
     if is_held and held is not None:
         ingest_options.cameras.check_stored(_keys(storage_dir), storage_dir)
@@ -104,7 +115,7 @@ def pull(
                 f"{repo_id} has a newer revision, {commit[:12]}; {storage_dir} holds {held['commit'][:12]}, which is "
                 "used: to get the newer one, give another storage_dir, or remove this one",
                 RoboreelWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return None
     pinned = {"repo_id": repo_id, "revision": options.revision or "main", "commit": commit, **asked}
@@ -130,9 +141,12 @@ def parse_episodes(given: Any) -> list[int]:
     [1, 3]
     """
     try:
-        return sorted({operator.index(one) for one in given})
+        chosen = sorted({operator.index(one) for one in given})
     except TypeError:
-        raise InvalidArgumentError(f"episodes={given!r}; give the numbers of some, as [0, 3]") from None
+        chosen = []
+    if not chosen:
+        raise InvalidArgumentError(f"episodes={given!r}; give the numbers of some, as [0, 3], or None for all")
+    return chosen
 
 
 def _name_by_repository(error: Exception, folder: Path, name: str) -> None:

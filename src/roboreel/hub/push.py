@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from roboreel.hub.client import HubClient, HubFile, HubUnreachableError
 from roboreel.store import write_file
 
 _CARD = "README.md"
+_MOST_CARD_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,28 @@ def push_folder(
     token: str | bool | None = None,
     license_id: str | None = None,
     message: str | None = None,
+    progress: bool = False,
 ) -> PushReport:
     """Put a LeRobot folder up as a dataset repository, which is made where there is none.
 
-    Files that are there already as they are here stay; what is only there and was once put up by this is taken away.
-    Large files go up one by one before the commit: after an interruption, those that are there are not sent again.
+    Files that are there already as they are here stay; what is only there of `data`, `meta` and `videos` is taken away,
+    for readers take all of those for the dataset's. What others have written of the card stays. Large files go up one
+    by one before the commit: after an interruption, those that are there are not sent again.
     """
     client = HubClient(repo_id, token)
-    api = client.api
+    with client.bars(shown=progress):
+        return _pushed(client, folder, private, license_id, message)
+
+
+def _pushed(client: HubClient, folder: Path, private: bool, license_id: str | None, message: str | None) -> PushReport:
+    api, repo_id = client.api, client.repo_id
     client.ask(lambda: api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True), "the repository")
-    info = json.loads((folder / "meta" / "info.json").read_text())
-    write_file(folder / _CARD, card_of(repo_id, info, license_id).encode())
+    if private:
+        _check_private(client)
     there = {file.path: file for file in _files_there(client)}
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    known = _text_of(client, there[_CARD]) if _CARD in there else None
+    write_file(folder / _CARD, card_of(repo_id, info, license_id, known).encode())
     here = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     changed = [name for name, path in here.items() if not _is_same(path, there.get(name))]
     gone = [name for name in there if name not in here and name.split("/")[0] in ("data", "meta", "videos")]
@@ -56,6 +68,27 @@ def push_folder(
         commit = client.commit_of(None)
     _tag(client, str(info["codebase_version"]), commit)
     return PushReport(repo_id, commit, len(changed) + len(gone), sum(here[name].stat().st_size for name in changed))
+
+
+def _check_private(client: HubClient) -> None:
+    """Refuse to show a recording that was to be private: the Hub makes no repository private by asking for it again."""
+    found = client.ask(lambda: client.api.repo_info(client.repo_id, repo_type="dataset"), "the repository")
+    if not found.private:
+        raise HubError(
+            f"{client.repo_id} is there already, and public: make it private in its settings, push to another "
+            "repo_id, or push without private"
+        )
+
+
+def _text_of(client: HubClient, file: HubFile) -> str | None:
+    """What a card says; None for one that is too large to be one, or no text."""
+    if file.size > _MOST_CARD_BYTES:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return client.download(file.path, client.commit_of(None), Path(folder)).read_bytes().decode()
+        except UnicodeDecodeError:
+            return None
 
 
 def _tag(client: HubClient, version: str, commit: str) -> None:

@@ -3,7 +3,15 @@
 from roboreel.columns.base import Decoding, Frames, VideoDecoderName
 from roboreel.columns.encode import encode_video
 from roboreel.columns.frame_table import FrameTable
-from roboreel.columns.frames import ArrayFrames, CameraFrames, PickedFrames, PngFrames, VideoFrames, is_mapped_in
+from roboreel.columns.frames import (
+    IMAGE_FORMATS,
+    ArrayFrames,
+    CameraFrames,
+    PickedFrames,
+    PngFrames,
+    VideoFrames,
+    is_mapped_in,
+)
 from roboreel.columns.png import encode_png
 from roboreel.columns.remux import JoinedVideo, PacketReader, PacketRun
 from roboreel.format.files import free_bytes, make_dir, remove
@@ -46,6 +54,7 @@ from roboreel.store.writer import Writer
 
 __all__ = [
     "ENCODED_MARGIN",
+    "IMAGE_FORMATS",
     "ArrayFrames",
     "AskedMode",
     "AskedOptions",

@@ -231,11 +231,9 @@ def png_sizes(sample: NDArray[Any]) -> list[int]:
 
 def video_bytes(sample: NDArray[np.uint8], length: int, fps: float, options: VideoOptions) -> tuple[Fraction, Fraction]:
     """Return bytes a frame, really encoded in files of `length` frames, and bytes that a file has besides."""
-    from roboreel._optional import require
     from roboreel.columns.encode import encode_video
-    from roboreel.columns.ffmpeg_path import ffmpeg_path
+    from roboreel.columns.ffmpeg_files import open_video
 
-    av = require("av", purpose="measuring video")
     packets = files = 0
     starts = range(0, len(sample), length)
     with tempfile.TemporaryDirectory() as folder:
@@ -243,7 +241,7 @@ def video_bytes(sample: NDArray[np.uint8], length: int, fps: float, options: Vid
             path = Path(folder) / "sample.mp4"
             encode_video(path, [sample[start : start + length]], fps=fps, options=options)
             files += path.stat().st_size
-            with av.open(ffmpeg_path(path)) as container:
+            with open_video(path) as container:
                 packets += sum(packet.size for packet in container.demux(video=0))
     index = len(sample) * (_VIDEO_INDEX_BYTES - _TABLE_FRAME_BYTES)
     once = Fraction(max(files - packets - index, 0), len(starts)) + _TABLE_BYTES
