@@ -101,6 +101,17 @@ class TestBadFiles:
         with pytest.raises(VideoError, match=r"cut\.mp4: "):
             FrameTable.from_video(cut)
 
+    @pytest.mark.parametrize(
+        "text",
+        ["ffconcat version 1.0\nfile a.mp4\n", "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\na.mp4\n#EXT-X-ENDLIST\n"],
+        ids=["ffconcat", "HLS"],
+    )
+    def test_a_list_of_other_files_is_no_video(self, tmp_path: Path, text: str) -> None:
+        write_video(tmp_path / "a.mp4", range(5))
+        (tmp_path / "b.mp4").write_text(text)
+        with pytest.raises(VideoError, match=r"b\.mp4: "):
+            FrameTable.from_video(tmp_path / "b.mp4")
+
     def test_cut_short_matroska(self, tmp_path: Path) -> None:
         whole = write_video(tmp_path / "whole.mkv", range(30), options=X264_B)
         assert len(FrameTable.from_video(whole)) == 30

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from roboreel import LeRobotDatasetV2
@@ -14,9 +20,12 @@ from roboreel.hub.files import HubFiles
 from tests import lerobot_folders
 from tests.hub_state import Hub
 from tests.recordings import made
-from tests.test_hub import REPO, pulled
+from tests.test_hub import REPO, pulled, shown
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
+
+
+IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 @pytest.fixture
@@ -39,7 +48,7 @@ def test_a_part_is_not_taken_for_the_whole(hub: Hub, tmp_path: Path, folder: Pat
     assert pulled(None, episodes=[1, 0]).storage_dir == pulled(None, episodes=(0, 1, 1)).storage_dir
 
 
-@pytest.mark.parametrize("given", [1, ["a"], [1.5]])
+@pytest.mark.parametrize("given", [1, ["a"], [1.5], []])
 def test_episodes_that_are_no_numbers_are_refused(hub: Hub, tmp_path: Path, folder: Path, given: Any) -> None:
     hub.add(REPO, folder)
     with pytest.raises(InvalidArgumentError, match="give the numbers of some"):
@@ -148,3 +157,52 @@ def test_a_mac_s_files_beside_the_listing_are_left_alone(tmp_path: Path) -> None
     listing = source / lerobot_folders.V3_EPISODES
     listing.with_name("._file-000.parquet").write_bytes(b"\0\5\x16\7")
     assert len(LeRobotDatasetV2.from_lerobot(source, tmp_path / "dataset")) == 15
+
+
+def test_processes_that_ask_at_once_take_turns_and_one_downloads(hub: Hub, tmp_path: Path, folder: Path) -> None:
+    hub.add(REPO, folder)
+    code = f"from roboreel import LeRobotDatasetV2 as D; print(len(D.from_huggingface_hub({REPO!r}, storage_dir='d')))"
+    told = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-W", "ignore::roboreel.errors.RoboreelWarning", "-c", code]
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ends = [process.communicate() for process in processes]
+    assert [out for out, _ in ends] == ["15\n"] * 3, ends
+    downloads = [request for request in hub.requests if request.startswith("GET /datasets/")]
+    assert len(downloads) == len(set(downloads)) > 5
+    assert not list(tmp_path.glob(".d*"))
+
+
+def test_who_waits_for_another_process_is_told_so(hub: Hub, tmp_path: Path, folder: Path) -> None:
+    hub.add(REPO, folder)
+    lock = tmp_path / ".dataset.pull"
+
+    def let_go() -> None:
+        lock.unlink()
+        fcntl.flock(held, fcntl.LOCK_UN)
+
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.3, let_go).start()
+        with pytest.warns(RoboreelWarning, match="another process takes a dataset in there, and is waited for"):
+            dataset = pulled(tmp_path / "dataset")
+    assert len(dataset) == 15
+    assert not lock.exists()
+
+
+def test_images_that_rows_name_are_fetched_with_them(hub: Hub, tmp_path: Path) -> None:
+    folder = lerobot_folders.write_v2(tmp_path / "source", camera="image")
+    number = 0
+    for episode, length in enumerate(lerobot_folders.LENGTHS):
+        names = [f"images/{lerobot_folders.CAMERA}/episode_{episode:06d}/frame_{k:06d}.png" for k in range(length)]
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(lerobot_folders.png(number))
+            number += 1
+        cells = pa.array([{"bytes": None, "path": name} for name in names], IMAGE)
+        lerobot_folders.set_column(folder / lerobot_folders.V2_DATA.format(episode), lerobot_folders.CAMERA, cells)
+    hub.add(REPO, folder)
+    assert shown(pulled(tmp_path / "dataset")) == list(range(15))
+    assert not list(tmp_path.glob(".dataset*"))

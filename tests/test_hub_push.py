@@ -10,7 +10,7 @@ import pytest
 from roboreel import LeRobotDatasetV2
 from roboreel.errors import HubError
 from tests.hub_state import Hub
-from tests.recordings import made
+from tests.recordings import made, recording
 from tests.test_lerobot_export import assert_same
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
@@ -61,3 +61,62 @@ def test_pushing_wants_a_token(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(HubError, match="give a token"):
         made(tmp_path / "dataset", [4]).push_to_hub("me/arm")
     assert not hub.repos
+
+
+def test_what_was_to_be_private_is_not_shown(hub: Hub, tmp_path: Path) -> None:
+    dataset = made(tmp_path / "dataset", [4])
+    dataset.push_to_hub("me/arm", token="hf_right")
+    before = len(hub.repos["me/arm"].commits)
+    with pytest.raises(HubError, match="me/arm is there already, and public: make it private in its settings"):
+        dataset.push_to_hub("me/arm", private=True, token="hf_right")
+    assert len(hub.repos["me/arm"].commits) == before
+    dataset.push_to_hub("me/hidden", private=True, token="hf_right")
+    dataset.push_to_hub("me/hidden", private=True, token="hf_right")
+
+
+def card(hub: Hub) -> str:
+    return hub.repos["me/arm"].commits[-1][1]["README.md"].decode()
+
+
+def test_of_a_card_only_what_is_between_the_marks_is_replaced(hub: Hub, tmp_path: Path) -> None:
+    dataset = made(tmp_path / "dataset", [4])
+    dataset.push_to_hub("me/arm", license="mit", token="hf_right")
+    (tmp_path / "here").mkdir()
+    edited = card(hub).replace("- robotics\n", "- robotics\nlanguage: en\n").replace("# me/arm", "# My arm\n\nmine")
+    edited = edited.replace("<!-- roboreel: what", "Before.\n<!-- roboreel: what") + "\nAfter.\n"
+    for name, data in hub.repos["me/arm"].commits[-1][1].items():
+        (tmp_path / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "here" / name).write_bytes(data)
+    (tmp_path / "here" / "README.md").write_text(edited)
+    (tmp_path / "here" / "videos").mkdir()
+    (tmp_path / "here" / "videos" / "old.mp4").write_bytes(b"of an earlier version")
+    (tmp_path / "here" / "plots").mkdir()
+    (tmp_path / "here" / "plots" / "reward.svg").write_text("<svg/>")
+    hub.add("me/arm", tmp_path / "here")
+    dataset.add_episodes(recording(3, 4))
+    dataset.push_to_hub("me/arm", token="hf_right")
+    told = card(hub)
+    assert told.startswith("---\nlicense: mit\ntask_categories:\n- robotics\nlanguage: en\n")
+    assert told.index("\nBefore.\n") < told.index("2 episodes of 1 tasks: 7 frames") < told.index("\nAfter.\n")
+    assert "Licence: mit." in told
+    assert "mine" not in told
+    assert told.count("## Load it") == 1
+    assert {"plots/reward.svg"} == {
+        name for name in hub.repos["me/arm"].commits[-1][1] if "plots" in name or "old" in name
+    }
+    dataset.push_to_hub("me/arm", license="apache-2.0", token="hf_right")
+    assert card(hub).count("license: ") == 1
+    assert "license: apache-2.0\n" in card(hub)
+
+
+@pytest.mark.parametrize("text", ["# By hand\n\nWords.\n", "---\nlicense: mit\n---\nWords.\r\n", "\xff", ""])
+def test_a_card_by_others_stays_and_ours_follows_it(hub: Hub, tmp_path: Path, text: str) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "README.md").write_bytes(text.encode("latin-1"))
+    hub.add("me/arm", tmp_path / "here")
+    dataset = made(tmp_path / "dataset", [4])
+    for _ in range(2):
+        dataset.push_to_hub("me/arm", token="hf_right")
+        assert card(hub).startswith("---\n" + ("license: mit\n---\nWords." if "---" in text else "task_categories:"))
+        assert card(hub).count("## Load it") == 1
+        assert ("Words." in card(hub)) == ("Words." in text)

@@ -25,7 +25,7 @@ from roboreel.errors import (
 from roboreel.format.files import observed
 from tests import lerobot_folders
 from tests.lerobot_folders import CAMERA, V3_VIDEO
-from tests.recordings import made, numbers_of, recording
+from tests.recordings import made, numbers_of, pictures, recording
 from tests.test_durability import Failing
 from tests.video_files import read_numbers, write_video
 
@@ -122,6 +122,15 @@ def test_an_episode_that_begins_between_key_frames_goes_with_those_before_it_or_
     part = imported(tmp_path / "some", tmp_path / "part")
     pictures = np.concatenate([part.get_episode(episode)[CAMERA] for episode in range(2)])
     assert read_numbers(pictures) == list(range(5, 15))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_camera_may_be_called_what_it_likes(tmp_path: Path, version: Any) -> None:
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, image_mode="video")
+    frames = pictures(np.arange(3))
+    dataset.add_episodes({"observation.images.{top}": frames, "observation.images.{0} %s": frames})
+    dataset.to_lerobot(tmp_path / "out", version)
+    assert_same(dataset, imported(tmp_path / "out", tmp_path / "back"))
 
 
 MODES = [("memmap", None, True), ("png", "video", False), ("video", "png", True)]

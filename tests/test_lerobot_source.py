@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from roboreel.convert.foreign import ForeignDataset
 from roboreel.convert.lerobot import open_lerobot
+from roboreel.convert.lerobot_layout import data_files
 from roboreel.schema import LeRobotDatasetV2ImageMode as Mode
 from roboreel.store import PngFrames, VideoFrames
 from tests import lerobot_folders as made
@@ -143,6 +145,34 @@ def test_undeclared_columns_come_along_where_all_rows_agree(make: Callable[[str]
     left_out = [re.findall(r"column '(\w+)'", warning)[0] for warning in source.warnings]
     assert left_out == ["ragged", "holes", "pickle"]
     assert "never unpickled" in source.warnings[2]
+
+
+def test_decimals_are_numbers_and_what_can_be_no_key_is_left_out(make: Callable[[str], Path]) -> None:
+    folder = make("v2.1")
+    for episode, length in enumerate(LENGTHS):
+        path = folder / V2_DATA.format(episode)
+        prices = [Decimal(k).scaleb(-2) for k in range(length)]
+        made.set_column(path, "price", pa.array(prices, pa.decimal128(9, 2)))
+        made.set_column(path, "prices", pa.array([[price] * 2 for price in prices], pa.list_(pa.decimal128(9, 2))))
+        made.set_column(path, "n" * 300, list(range(length)))
+        made.set_column(path, "stamp", pa.array(range(length), pa.int64() if episode else pa.float64()))
+        made.set_column(path, "count", pa.array(range(length), pa.int32() if episode else pa.float64()))
+    source, episodes = read_lerobot(folder)
+    added = {name: is_what for name, is_what in key_table(source).items() if name[:5] in ("price", "stamp", "count")}
+    assert added == {"price": ("float64", ()), "prices": ("float64", (2,)), "count": ("float64", ())}
+    assert episodes[0].columns["price"].tolist() == [0.0, 0.01, 0.02, 0.03, 0.04]
+    said = "\n".join(source.warnings)
+    assert len(source.warnings) == 2
+    assert "'stamp' is not declared, and holds float64, int64 in its files, and no type holds all of them" in said
+    assert re.search(r"'n{300}' is not declared, and cannot be a key \(", said)
+
+
+def test_files_are_in_the_order_of_their_numbers(make: Callable[[str], Path]) -> None:
+    folder = make("v2.1")
+    for episode in range(3):
+        path = folder / V2_DATA.format(episode)
+        path.rename(path.with_name(f"episode_{999 + episode}.parquet"))
+    assert [path.stem for path in data_files(folder)] == ["episode_999", "episode_1000", "episode_1001"]
 
 
 def test_a_column_whose_name_begins_like_another_one_is_not_mixed_up_with_it(make: Callable[[str], Path]) -> None:

@@ -25,6 +25,7 @@ def make(tmp_path: Path) -> Callable[[str], Path]:
     return lambda kind: made.WRITERS[kind](tmp_path / kind)
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n%%EndComments\n(quit)\n%%EOF\n"
 IMAGE_BREAKS: list[tuple[str, Any, str]] = [
     ("a path out of the folder", {"bytes": None, "path": "../../secret.png"}, r"'../../secret\.png' leads out of"),
     ("an absolute path", {"bytes": None, "path": "/etc/passwd"}, r"'/etc/passwd' leads out of"),
@@ -32,6 +33,7 @@ IMAGE_BREAKS: list[tuple[str, Any, str]] = [
     ("neither bytes nor path", {"bytes": None, "path": None}, r"neither the image's bytes nor its path"),
     ("null", None, r"neither the image's bytes nor its path"),
     ("a cut image", {"bytes": made.png(11)[:-20], "path": None}, r"not a whole PNG file"),
+    ("what runs a program", {"bytes": EPS, "path": None}, r"not a readable image .* convert any other"),
     ("no image at all", {"bytes": b"GIF nonsense", "path": None}, r"not a readable image"),
     (
         "a JPEG among PNGs",

@@ -146,10 +146,8 @@ def _without_common_dtype(columns: Sequence[ColumnType]) -> str:
     """The dtypes of a column's files, where some value of one may be none of their common dtype; else nothing."""
     dtypes = {column.dtype for column in columns if column.dtype is not None}
     common = np.result_type(*dtypes)
-    wide = [
-        dtype for dtype in dtypes if dtype.kind in "iu" and common.kind == "f" and dtype.itemsize >= common.itemsize
-    ]
-    return ", ".join(sorted(map(str, dtypes))) if wide else ""
+    is_lossy = common.kind == "f" and any(dtype.kind in "iu" and dtype.itemsize >= common.itemsize for dtype in dtypes)
+    return ", ".join(sorted(map(str, dtypes))) if is_lossy else ""
 
 
 def _is_left_out(name: str, column: ColumnType, warnings: Warnings) -> bool:

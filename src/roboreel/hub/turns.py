@@ -53,9 +53,9 @@ def _locked(path: Path, storage_dir: Path) -> int:
         os.close(fd)
         if not is_told:
             warnings.warn(
-                f"{storage_dir} is being taken in by another process, which is waited for",
+                f"{storage_dir}: another process takes a dataset in there, and is waited for",
                 RoboreelWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
             is_told = True
         time.sleep(_PAUSE_S)
