@@ -140,3 +140,40 @@ def test_roboreel_imports_trains_goes_on_and_evaluates(case: Case, tmp_path: Pat
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert (out / "curves.png").exists()
     evaluate(out, case, tmp_path / "measured", tmp_path)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("data", "env"), [("none", "pusht"), ("xarm", "xarm")], ids=["from nothing", "from a dataset"])
+def test_roboreel_learns_online_goes_on_and_evaluates(data: str, env: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--policy", "tdmpc", "--dataset", data, "--output-dir", str(out), *POLICIES["tdmpc"]]
+    options += ["--env", env, "--eval-episodes", "1", "--eval-max-steps", "6", "--device", "cpu", "--batch-size", "4"]
+    options += ["--online-buffer-capacity", "30", "--online-buffer-seed-size", "10", "--save-every", "3"]
+    options += ["--online-rollout-n-episodes", "1", "--online-steps-between-rollouts", "2", "--num-workers", "1"]
+    if data == "none":
+        options += ["--env-options", "obs_type=environment_state_agent_pos"]
+    else:
+        command("-m", "roboreel", "import", str(CASES[3].folder), str(tmp_path / data), "--quiet", home=tmp_path)
+        options[3] = str(tmp_path / data)
+        options += ["--env-fps", "15"]
+    before = 0 if data == "none" else 2
+    first = ["--steps", str(before + 3), "--online-steps", "3"]
+    command("-m", "roboreel", "train", *options, *first, home=tmp_path)
+    then = ["--steps", str(before + 5), "--online-steps", "5", "--resume"]
+    command("-m", "roboreel", "train", *options, *then, home=tmp_path)
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, before + 6))
+    rolled = [json.loads(line)["step"] for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    assert sorted({*rolled}) == [before, before + 2, before + 4]
+    assert (out / "checkpoints" / "last" / "online_buffer").is_dir()
+    if data == "none":
+        measured = ["--n-episodes", "1", "--max-steps", "4", "--n-envs", "1", "--save-dataset", str(tmp_path / "kept")]
+        told = ["--env", env, "--env-options", "obs_type=environment_state_agent_pos", "--device", "cpu"]
+        command(
+            *("-m", "roboreel", "eval", "--checkpoint", str(out), "--output-dir", str(tmp_path / "measured")),
+            *(*told, *measured),
+            home=tmp_path,
+        )
+        command("-m", "roboreel", "info", str(tmp_path / "kept"), home=tmp_path)
+    else:
+        evaluate(out, CASES[3], tmp_path / "measured", tmp_path)
