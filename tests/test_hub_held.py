@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -177,7 +178,7 @@ def test_processes_that_ask_at_once_take_turns_and_one_downloads(hub: Hub, tmp_p
 
 def test_who_waits_for_another_process_is_told_so(hub: Hub, tmp_path: Path, folder: Path) -> None:
     hub.add(REPO, folder)
-    lock = tmp_path / ".dataset.pull"
+    lock = tmp_path / ".dataset.pull.lock"
 
     def let_go() -> None:
         lock.unlink()
@@ -186,10 +187,26 @@ def test_who_waits_for_another_process_is_told_so(hub: Hub, tmp_path: Path, fold
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         threading.Timer(0.3, let_go).start()
-        with pytest.warns(RoboreelWarning, match="another process takes a dataset in there, and is waited for"):
+        with pytest.warns(RoboreelWarning, match="another process is at `roboreel pull`, and is waited for"):
             dataset = pulled(tmp_path / "dataset")
     assert len(dataset) == 15
     assert not lock.exists()
+
+
+def test_what_is_there_is_opened_where_nothing_can_be_written(
+    hub: Hub, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, folder)
+    pulled(tmp_path / "dataset").close()
+    open_ = os.open
+
+    def on_a_read_only_disk(path: Any, *given: Any, **options: Any) -> int:
+        if str(path).endswith(".lock"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return open_(path, *given, **options)
+
+    monkeypatch.setattr(os, "open", on_a_read_only_disk)
+    assert len(pulled(tmp_path / "dataset", readonly=True)) == 15
 
 
 def test_images_that_rows_name_are_fetched_with_them(hub: Hub, tmp_path: Path) -> None:

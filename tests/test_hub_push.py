@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from roboreel import LeRobotDatasetV2
-from roboreel.errors import HubError
+from roboreel.errors import HubError, InvalidArgumentError
 from tests.hub_state import Hub
 from tests.recordings import made, recording
 from tests.test_lerobot_export import assert_same
@@ -120,3 +121,28 @@ def test_a_card_by_others_stays_and_ours_follows_it(hub: Hub, tmp_path: Path, te
         assert card(hub).startswith("---\n" + ("license: mit\n---\nWords." if "---" in text else "task_categories:"))
         assert card(hub).count("## Load it") == 1
         assert ("Words." in card(hub)) == ("Words." in text)
+
+
+def test_what_a_killed_push_left_goes_with_the_next(hub: Hub, tmp_path: Path) -> None:
+    dataset = made(tmp_path / "dataset", [4])
+    place = tmp_path / ".dataset.push"
+    (place / "lerobot" / "meta").mkdir(parents=True)
+    (place / "lerobot" / "meta" / "info.json").write_text("{")
+    dataset.push_to_hub("me/arm", token="hf_right")
+    assert {path.name for path in tmp_path.iterdir()} - {"hf"} == {"dataset"}
+    place.mkdir()
+    (place / "thesis.tex").write_text("mine")
+    with pytest.raises(InvalidArgumentError, match=r"\.dataset\.push, where .* holds other things; move it away"):
+        dataset.push_to_hub("me/arm", token="hf_right")
+    assert (place / "thesis.tex").read_text() == "mine"
+
+
+def test_a_dataset_in_a_place_that_is_only_read_is_pushed_too(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path / "dataset", [4]).close()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)  # root may write anywhere
+    with LeRobotDatasetV2(tmp_path / "dataset", readonly=True) as dataset:
+        dataset.push_to_hub("me/arm", token="hf_right")
+    assert "meta/info.json" in hub.repos["me/arm"].commits[-1][1]
+    assert {path.name for path in tmp_path.iterdir()} - {"hf"} == {"dataset"}

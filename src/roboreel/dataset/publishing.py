@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,14 +122,12 @@ class Publishing(EpisodeViews):
         Raises:
             HubError: the Hub does not take it, or cannot be reached. And what `to_lerobot` raises.
         """
-        from roboreel.hub import push_folder
+        from roboreel.hub import push_folder, push_place
 
-        place = self.storage_dir.resolve()
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.push-") as folder:
-            made = Path(folder) / "lerobot"
-            self.to_lerobot(made, **options, progress=progress)
+        with push_place(self.storage_dir) as folder:
+            self.to_lerobot(folder, **options, progress=progress)
             return push_folder(
-                made,
+                folder,
                 repo_id,
                 private=private,
                 token=token,

@@ -85,7 +85,7 @@ def pull(
     episodes = None if options.episodes is None else parse_episodes(options.episodes)
     options = replace(options, episodes=episodes, revision=options.revision or None)
     client = HubClient(repo_id, options.token)
-    with my_turn(storage_dir), client.bars(shown=ingest_options.progress):
+    with my_turn(storage_dir, "pull"), client.bars(shown=ingest_options.progress):
         return _pulled(client, storage_dir, options, ingest_options, told)
 
 
