@@ -91,10 +91,15 @@ class Meeting:
                 take(store, key, slots[part], out[part])
             return out
 
+        def take_keys(store: Store, keys: Any, slots: Any, arrays: dict[str, Any]) -> None:
+            for key in keys:
+                arrays[key] = take_key(store, key, slots, arrays.get(key))
+
         monkeypatch.setattr(os, "pread", look_at_record)
         monkeypatch.setattr(Store, "words_at", look_at_owners)
         monkeypatch.setattr(Store, "read_key", look_at_key)
         monkeypatch.setattr(Store, "take", take_key)
+        monkeypatch.setattr(Store, "take_all", take_keys)
 
     def _look(self, what: str) -> None:
         if self._writing is None or threading.current_thread() is not self._thread:

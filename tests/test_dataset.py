@@ -29,7 +29,7 @@ def test_a_new_dataset_is_empty_until_the_first_episode_makes_it(root: Path) -> 
     assert (len(dataset), dataset.num_episodes, dataset.data_keys, dataset.camera_keys) == (0, 0, [], [])
     assert dataset.get_unique_episode_indices().tolist() == []
     assert dataset.episode_data_index["from"].tolist() == []
-    with pytest.raises(IndexError, match="the dataset has 0 frames"):
+    with pytest.raises(IndexError, match="holds no episode yet; add one with add_episodes"):
         dataset[0]
     dataset.add_episodes(recording(5))
     assert (len(dataset), dataset.num_frames, dataset.num_samples, dataset.num_episodes) == (5, 5, 5, 1)

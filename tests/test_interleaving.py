@@ -124,18 +124,17 @@ def test_a_read_that_meets_an_edit(ring: Ring, meeting: Meeting) -> None:
 def test_a_batch_of_a_ring_that_never_rests_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roboreel.store.store.WAIT_FOR_WRITER_S", 0.5)
     ring = Ring(tmp_path / "dataset")
-    take = Store.take
+    take_all = Store.take_all
     added = 0
 
-    def take_and_add(store: Store, key: str, slots: Any, out: Any = None) -> Any:
+    def take_and_add(store: Store, keys: Any, slots: Any, arrays: dict[str, Any]) -> None:
         nonlocal added
-        values = take(store, key, slots, out)
-        if key == "value" and len(values) > 2:  # whoever wants many frames is overtaken
+        take_all(store, keys, slots, arrays)
+        if "value" in keys and len(slots) > 2:  # whoever wants many frames is overtaken
             ring.add(4)
             added += 1
-        return values
 
-    monkeypatch.setattr(Store, "take", take_and_add)
+    monkeypatch.setattr(Store, "take_all", take_and_add)
     batch = ring.read(list(range(12)))
     assert added > 3
     for value, is_pad in zip(batch["value"], batch["value_is_pad"], strict=True):

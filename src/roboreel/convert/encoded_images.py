@@ -15,8 +15,8 @@ def image_files(paths: Sequence[str | Path]) -> CameraFrames:
     """Return the frames of a camera that are a file each, in the order given; a file is read when it is its turn.
 
     PNG files of 8 bits (colour or grey), or of 16 bits (grey: depth in millimetres), are kept as the files that they
-    are unless another `image_mode` is asked for. Everything else that Pillow reads is decoded to uint8 (height, width,
-    channels).
+    are unless another `image_mode` is asked for. JPEG, WebP, BMP, TIFF, PPM, GIF and JPEG 2000 are decoded to uint8
+    (height, width, channels).
 
     Raises:
         SourceError: the first file is no image; a later one, or one of another size, is refused when it is read.

@@ -174,6 +174,14 @@ def _as_array(indices: Any) -> NDArray[Any]:
     return np.asarray(indices)
 
 
+def within(indices: Any, length: int) -> NDArray[np.int64] | None:
+    """Return the indices as an array; None where not all are plain ones, 0 <= index < length."""
+    given = _as_array(indices)
+    if given.dtype != np.int64 or given.ndim != 1 or not given.size:
+        return None
+    return given if np.maximum.reduce(given.view(np.uint64)) < length else None  # negative ones are above all others
+
+
 def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
     """Return 0 <= index < length for each given one; the first that is beyond the ends comes back as an int."""
     given = _as_array(indices)

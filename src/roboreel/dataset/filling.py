@@ -41,10 +41,9 @@ class Filling:
 
         Images are there after `finish` only.
         """
-        take, arrays = self._store.take, into.arrays
+        take = self._store.take
         if into.at is None:
-            for key in group.as_stored:
-                arrays[key] = take(key, slots, arrays.get(key))
+            self._store.take_all(group.as_stored, slots, into.arrays)
         else:
             for key in group.as_stored:
                 into.put(key, take(key, slots))

@@ -269,6 +269,7 @@ class Recording(ByIndex):
         store = self._opening.store()
         if store is None:
             raise FrameIndexError(f"{self.storage_dir} holds no episode yet; add one with add_episodes")
-        self._decoding.workers = loader_workers()
-        store.decoding.take(self._decoding)
+        if store.has_cameras:
+            self._decoding.workers = loader_workers()
+            store.decoding.take(self._decoding)
         return store

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from roboreel.dataset.batch import as_indices
+from roboreel.dataset.batch import as_indices, within
 from roboreel.dataset.choice import Choice, choose, parse_episodes, split_positions
 from roboreel.dataset.episodes import statistics
 from roboreel.dataset.recording import Recording
@@ -195,14 +195,18 @@ class EpisodeViews(Recording):
         ends = np.cumsum(lengths, dtype=np.int64)
         return np.arange(int(lengths.sum())) + np.repeat(ranges["to"] - ends, lengths)
 
-    def _slots(self, indices: Sequence[int] | Ints) -> Ints:
+    def _slots(self, store: Store, indices: Sequence[int] | Ints) -> Ints:
+        if self._choice is None:
+            # Frames never grow fewer: those that there were at the last look are there, and no other look is needed.
+            known = within(indices, store.state.frames)
+            if known is not None:
+                return known
         length = len(self)
         found = as_indices(indices, length)
         if isinstance(found, int):
             raise FrameIndexError(f"index {found} is beyond the ends: the dataset has {length} frames")
         if self._choice is None:
             return found
-        store = self._need_store()
         with store.lock:
             store.settle()
             return self._choice_in(store).slots(store, found)
@@ -210,13 +214,13 @@ class EpisodeViews(Recording):
     def _read(self, indices: Sequence[int] | Ints, reading: Callable[[Store, Ints], Read]) -> Read:
         """Return what `reading` gives for the slots of the indices."""
         while True:
-            slots = self._slots(indices)
             store = self._need_store()
+            slots = self._slots(store, indices)
 
             def at(store: Store, slots: Ints = slots) -> Read:
                 return reading(store, slots)
 
             found = self._opening.read(at)
             # A ring may have given them to other episodes in between. It takes each frame once: this ends.
-            if self._choice is None or not store.manifest.ring or np.array_equal(self._slots(indices), slots):
+            if self._choice is None or not store.manifest.ring or np.array_equal(self._slots(store, indices), slots):
                 return found

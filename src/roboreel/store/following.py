@@ -67,6 +67,7 @@ class Following:
         """Held by whoever looks at table, strings and mappings, so that threads see one generation of them."""
         _OPEN.add(self)
         self._capacity = 0
+        self.has_cameras = any(spec.is_camera for spec in manifest.keys.values())
         self._has_image_files = any(spec.needs_decoding for spec in manifest.keys.values())
         self._lossy = False
         """Whether slots may be lost of which the episode table does not tell yet."""

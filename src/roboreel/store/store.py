@@ -90,7 +90,7 @@ class Store(Following):
         words = self.words_at(slots)
         rows = np.bitwise_and(words, _ROW_MASK)
         np.subtract(rows, _ONE, out=rows)
-        if rows.size and rows.max() >= len(self.table):  # that of no owner, -1, is the greatest of all here
+        if rows.size and np.maximum.reduce(rows) >= len(self.table):  # of no owner -1, the greatest
             raise UnsettledError
         return rows.view(np.int64), words
 
@@ -146,6 +146,15 @@ class Store(Following):
             values[edited] = self._pending.values[at]
         return values
 
+    def take_all(self, keys: Sequence[str], slots: Ints, arrays: dict[str, NDArray[Any]]) -> None:
+        """Put into `arrays` what `take` gives of each key: into those that are there, and new ones."""
+        if self._pending is None:
+            for key in keys:
+                arrays[key] = self.mapped[key].take(slots, 0, arrays.get(key), "clip")
+        else:
+            for key in keys:
+                arrays[key] = self.take(key, slots, arrays.get(key))
+
     def _decoded_episode(self, key: str, row: int) -> tuple[int, NDArray[Any]]:
         """What survives of an episode, decoded in order, and the position of its first frame."""
         slots = np.arange(self.table.live_starts[row], self.table.stops[row])
@@ -181,7 +190,7 @@ class Store(Following):
 
     def check_codes(self, key: str, codes: NDArray[Any]) -> None:
         """Refuse codes, of any shape, that no string has: a damaged column must not give the string of another."""
-        if codes.size and codes.view(np.uint32).max() >= len(self.strings):  # below 0, above all others
+        if codes.size and np.maximum.reduce(codes.view(np.uint32), None) >= len(self.strings):  # below 0, above all
             raise StorageDirCorruptError(
                 f"{paths.column_path(self.root, key)} has codes from {codes.min()} to {codes.max()}, and there are "
                 f"{len(self.strings)} strings; type roboreel verify {self.root}"
