@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import recordings
 from benchmarks.benchmark import Benchmark, Contender, Run, Scene, Setup, rate_of, times_of
-from benchmarks.floors import Gather
+from benchmarks.floors import Columns, Gather
 from benchmarks.recorded import Endless, drain, drain_workers, record
 from benchmarks.recordings import CAMERA, FPS, IMAGE_WINDOWS, STATE_WINDOWS
 from roboreel import LeRobotDatasetV2
@@ -60,6 +60,46 @@ def ours(setup: Setup) -> Iterator[Run]:
     yield drain_workers(iter(loader), workers) if workers else drain(iter(loader))
 
 
+class ByHand:
+    """The frames of a batch as a script would gather them: the same numpy and torch calls, and nothing around."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._columns = Columns(Path(setup["dataset"]))
+        self._offsets = {key: tuple(round(delta * setup["fps"]) for delta in ds) for key, ds in setup["deltas"].items()}
+
+    def __len__(self) -> int:
+        return int(self._columns.stops[-1])
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        columns, now = self._columns, np.array(indices)
+        episodes = columns.starts.searchsorted(now, side="right") - 1
+        first, last = columns.starts[episodes][:, None], columns.stops[episodes][:, None] - 1
+        windows: dict[tuple[int, ...], Any] = {}
+        found = {}
+        for key, array in columns.arrays.items():
+            offsets = self._offsets.get(key)
+            if offsets is None:
+                found[key] = torch.from_numpy(array.take(now, 0, None, "clip"))
+                continue
+            if offsets not in windows:
+                wanted = now[:, None] + np.array(offsets)
+                windows[offsets] = wanted.clip(first, last), (wanted < first) | (wanted > last)
+            rows, is_pad = windows[offsets]
+            found[key] = torch.from_numpy(array.take(rows, 0, None, "clip"))
+            found[key + "_is_pad"] = torch.from_numpy(is_pad.copy())
+        return found
+
+
+def by_hand(setup: Setup) -> Iterator[Run]:
+    """The default DataLoader over that, which it is told to take as it is."""
+    loader: Any = DataLoader(ByHand(setup), batch_sampler=Endless(setup), collate_fn=as_it_is)  # type: ignore[arg-type]
+    yield drain(iter(loader))
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
+
+
 def take(setup: Setup) -> Iterator[Run]:
     yield Gather(setup).run
 
@@ -93,11 +133,12 @@ STATE = Benchmark(
     (
         Contender("roboreel", ours),
         Contender("numpy", take),
+        Contender("by hand", by_hand),
         Contender("torchrl", f"{TORCHRL}:slices", "torchrl", own_batches=True),
         Contender("lerobot 0.4.4", f"{LEROBOT}:version_0_4", "lerobot04"),
         Contender("lerobot 0.6.1", f"{LEROBOT}:version_0_6", "lerobot06"),
     ),
-    (times_of("numpy", 3), rate_of("torchrl", 2), rate_of("lerobot 0.4.4", 1000)),
+    (times_of("numpy", 3), times_of("by hand"), rate_of("torchrl", 2), rate_of("lerobot 0.4.4", 1000)),
 )
 
 IMAGE = Benchmark(
