@@ -64,20 +64,21 @@ class Failing:
             by_folder = path.parent.name in ("columns", "checksums") or path.suffix == ".png"
             alike = path.parent.name if by_folder else path.name
             self._ends.setdefault((self._records, kind, alike), [number, number])[1] = number
-        self._begun.error = None
+        self._begun.code = None
         if self.at is not None and (number == self.at or (self.for_good and number > self.at)):
-            error = OSError(errno.ENOSPC if number % 2 else errno.EIO, "made to fail")
+            code = errno.ENOSPC if number % 2 else errno.EIO
             if not self.half or kind != "write" or number > self.at:
-                raise error
-            self._begun.error = error
+                # held by no variable: with this frame it would keep all that were called from, and their locks
+                raise OSError(code, "made to fail")
+            self._begun.code = code
 
     def _write_half(self, effect: Effect) -> None:
-        if self._begun.error is not None:
+        if self._begun.code is not None:
             data = bytes(effect.data) if effect.source is None else effect.source.read_bytes()
             fd = os.open(effect.path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if effect.whole else 0))
             os.pwrite(fd, data[: len(data) // 2], effect.offset)
             os.close(fd)
-            raise self._begun.error
+            raise OSError(self._begun.code, "made to fail")
 
     @contextlib.contextmanager
     def observing(self) -> Iterator[None]:

@@ -120,7 +120,10 @@ class HubClient:
                     raise
                 is_last = tried == TRIES or (first and tried == _FIRST_TRIES and _status(self._cause(error)) is None)
                 if is_last or not self._passes(self._cause(error)):
-                    raise told from error
+                    try:
+                        raise told from error
+                    finally:
+                        del told  # an error that its own frame holds would keep all frames above, and what they hold
                 asked_s = _retry_after_s(self._cause(error))
                 time.sleep(min(_LONGEST_WAIT_S, max(wait_s * (1 + random.random()), asked_s)))
                 wait_s *= 2

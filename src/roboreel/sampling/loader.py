@@ -262,7 +262,10 @@ def _ahead(items: Iterator[Any], count: int) -> Iterator[Any]:
         while True:
             item, error = ready.get()
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # an error that its own frame holds would keep all frames above, and what they hold
             if item is _END:
                 return
             yield item

@@ -146,6 +146,14 @@ class Following:
         found = (State.from_bytes(os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, at)) for at in DURABLE_OFFSETS)
         return [state for state in found if state is not None]
 
+    def read_redo(self) -> Redo:
+        """The edit that the current record refers to."""
+        path = self.root / paths.REDO
+        try:
+            return Redo.from_bytes(files.read_file(path), self.state, self.manifest.keys)
+        except OSError as error:
+            raise StorageDirCorruptError(f"{path}, an edit half applied, cannot be read: {error}") from error
+
     @property
     def at_risk(self) -> list[tuple[int, int]]:
         """Slot ranges that hold nothing certain, because power was lost while they were overwritten."""

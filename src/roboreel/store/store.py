@@ -26,7 +26,7 @@ from roboreel.errors import (
     StorageDirCorruptError,
     UnknownKeyError,
 )
-from roboreel.format import files, paths
+from roboreel.format import paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.format.manifest import read_manifest
 from roboreel.format.records import (
@@ -334,14 +334,6 @@ class Store(Following):
         for lost in gone:
             self.table.lose(*lost)
         return news or not np.array_equal(before, self.table.live_starts)
-
-    def read_redo(self) -> Redo:
-        """The edit that the current record refers to."""
-        path = self.root / paths.REDO
-        try:
-            return Redo.from_bytes(files.read_file(path), self.state, self.manifest.keys)
-        except OSError as error:
-            raise StorageDirCorruptError(f"{path}, an edit half applied, cannot be read: {error}") from error
 
     def owner_words(self, start: int, stop: int) -> NDArray[np.uint64]:
         """A copy of the owner words of slots [start, stop)."""
