@@ -106,6 +106,10 @@ class Drawable:
         return cls(values["generation"], *arrays)
 
 
+_TOLD = 5
+"""Episodes that an error names at most."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What of a dataset is to be drawn from."""
@@ -123,6 +127,19 @@ class Choice:
             )
         if self.max_age is not None and self.max_age < 1:
             raise InvalidArgumentError(f"max_age={self.max_age}; the newest 1 frame or more, or None for all, would do")
+
+    def told(self) -> str:
+        """What is chosen, as it was typed.
+
+        >>> Choice(episodes=range(8), drop_n_last_frames=7).told()
+        'episodes=[0, 1, 2, 3, 4, …], drop_n_last_frames=7'
+        """
+        given = []
+        if self.episodes is not None:
+            more = ", …" if len(self.episodes) > _TOLD else ""
+            given.append(f"episodes=[{', '.join(map(str, list(self.episodes)[:_TOLD]))}{more}]")
+        limits = ("drop_n_first_frames", "drop_n_last_frames", "max_age")
+        return ", ".join([*given, *(f"{name}={value}" for name in limits if (value := getattr(self, name)))])
 
     def look(self, dataset: EpisodeSource) -> Drawable:
         """Return which frames may be drawn now."""

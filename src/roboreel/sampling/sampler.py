@@ -141,7 +141,8 @@ class FrameSampler(ABC):
     def _why_none(self) -> str:
         if not len(self.dataset):
             return "it holds no episode yet"
-        return f"of none anything is left after {self._choice}"
+        told = self._choice.told()
+        return f"no episode has a frame left with {told}; let more of them in" if told else "all its frames are lost"
 
     def _share(self, epoch: Epoch) -> Share:
         return Share(epoch.frames, self.batch_size or 1, self.rank, self.world_size, self.drop_last)
