@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+import pytest_timeout
 
 from tests import hub_server
 from tests.hub_state import Hub
@@ -28,6 +32,28 @@ hypothesis.settings.register_profile("roboreel", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("roboreel")
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: Any, settings: pytest_timeout.Settings) -> bool:
+    """Have a timeout count the seconds that the machine was awake: one that is paused for an hour is no hung test."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        for _ in range(math.ceil(settings.timeout)):
+            if ended.wait(1.0):  # a pause, however long, is over with one of them
+                return
+        pytest_timeout.timeout_timer(item, settings)
+
+    watcher = threading.Thread(target=watch, name="timeout", daemon=True)
+
+    def cancel() -> None:
+        ended.set()
+        watcher.join()
+
+    item.cancel_timeout = cancel  # called by the plugin
+    watcher.start()
+    return True
 
 
 @pytest.fixture(scope="session")

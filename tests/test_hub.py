@@ -161,12 +161,14 @@ def test_a_process_that_is_killed_while_it_downloads_leaves_what_the_next_goes_o
 ) -> None:
     hub.add(REPO, folder)
     code = f"from roboreel import LeRobotDatasetV2 as D; D.from_huggingface_hub({REPO!r}, storage_dir='dataset')"
+    code = f"import faulthandler; faulthandler.dump_traceback_later(60, exit=True); {code}"  # hung, it says where
     told = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=told, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not any(request.endswith("episode_000001.mp4") for request in hub.requests):
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    with (tmp_path / "stderr").open("w+") as said:
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=told, stderr=said)
+        while process.poll() is None and not any(request.endswith("episode_000001.mp4") for request in hub.requests):
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "stderr").read_text() + str(hub.requests)
     assert shown(pulled(tmp_path / "dataset")) == list(range(15))
     assert not list(tmp_path.glob(".dataset*"))
 
