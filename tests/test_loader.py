@@ -22,6 +22,7 @@ from roboreel import (
     WeightedSampler,
     make_loader,
 )
+from tests.recordings import made
 
 CAMERA, DEPTH = "observation.images.top", "observation.depth"
 EPISODES, LENGTH = 5, 8
@@ -67,6 +68,15 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
         else value == other[key]
         for key, value in one.items()
     )
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_where_an_epoch_is_taken_up_near_its_end_is_told(tmp_path: Path, num_workers: int) -> None:
+    dataset = made(tmp_path / "dataset", [20])
+    loader = make_loader(dataset, batch_size=4, num_workers=num_workers, seed=1)
+    loader.set_epoch(0, start=3)  # workers draw both batches that are left at once
+    next(iter(loader))
+    assert loader.state_dict()["position"] == 16
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -58,21 +58,24 @@ def record(folder: Path, seeds: Sequence[int]) -> Path:
     return folder
 
 
-def test_from_nothing_stopped_and_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("between", "at"), [(3, [0, 0, 3, 3, 6, 6]), (4, [0, 0, 4, 4])])
+def test_from_nothing_stopped_and_resumed(tmp_path: Path, between: int, at: list[int]) -> None:
+    """Also where a rollout comes at the step of a checkpoint, after it."""
     out, again = tmp_path / "run", tmp_path / "again"
-    result = train_online(config_of(out), OPTIONS, SCENE)
+    options = replace(OPTIONS, online_steps_between_rollouts=between)
+    result = train_online(config_of(out), options, SCENE)
     assert result.steps == 8
     rolled = lines(out / "rollouts.jsonl")
-    assert [line["step"] for line in rolled] == [0, 0, 3, 3, 6, 6]
-    assert len({line["seed"] for line in rolled}) == 6
+    assert [line["step"] for line in rolled] == at
+    assert len({line["seed"] for line in rolled}) == len(at)
     buffer = LeRobotDatasetV2(out / "online_buffer", readonly=True)
     assert len(buffer) == 30
-    assert buffer[29]["observation.environment_state"].shape == (16,)
+    assert buffer[-1]["observation.environment_state"].shape == (16,)
 
     shutil.copytree(out, again, symlinks=True)
     shutil.rmtree(again / "checkpoints" / "000008")
     shutil.rmtree(again / "online_buffer")  # of a later time, or gone with the machine
-    train_online(replace(config_of(again), resume=True), OPTIONS, SCENE)
+    train_online(replace(config_of(again), resume=True), options, SCENE)
     assert losses(again) == losses(out)
     assert lines(again / "rollouts.jsonl") == rolled
     other = LeRobotDatasetV2(again / "online_buffer", readonly=True)

@@ -236,7 +236,7 @@ def test_a_dataset_without_what_a_policy_wants_is_refused(
     [
         (("chunks=3",), r"--policy\.chunks: act has no such option; it has chunk_size, "),
         (("chunk_size=many",), r"--policy\..*chunk_size"),
-        (("n_action_steps=9",), "n_action_steps"),
+        (("n_action_steps=9",), "The chunk size is the upper bound for the number of action steps"),
         (("device=cuda",), r"--policy\.device: here it is --device"),
         (("push_to_hub=true",), r"--policy\.push_to_hub: a run stays here"),
     ],

@@ -133,8 +133,8 @@ class Loader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._used = getattr(self.sampler, "start", 0)  # before the workers draw ahead, past the epoch's end perhaps
         fetched = iter(self.loader)  # here: the workers are forked by the caller's thread
-        self._used = getattr(self.sampler, "start", 0)
         moved = (self._mover.moved(batch) for batch in fetched)
         for batch in _ahead(moved, self._prefetch) if self._prefetch else moved:
             self._used += 1

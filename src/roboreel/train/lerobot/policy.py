@@ -65,7 +65,8 @@ def make_config(policy: str, options: Sequence[str], device: torch.device, *, am
     except SystemExit as error:
         raise ConfigError(f"--policy: {told.getvalue().strip().splitlines()[-1]}") from error
     except Exception as error:  # the parser's own errors, and whatever a config refuses with
-        raise ConfigError(f"--policy.{', --policy.'.join(options)}: {error}") from error
+        why = error.__cause__ or error  # why a config refuses; around it the parser says only that it does
+        raise ConfigError(f"--policy.{', --policy.'.join(options)}: {why}") from error
     return config
 
 

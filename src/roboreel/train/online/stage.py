@@ -270,10 +270,11 @@ def begin_buffer(stage: Stage, last: Path | None) -> int:
     check_same(now["scene"], state["online"]["scene"], ())
     if stage.frames is not None:  # else it is there already, as what the policy was made for
         restore(last / BUFFER, stage.buffer)
+    episodes = int(state["episodes"])
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= int(last.name)]
-    path.write_text("".join(kept), encoding="utf-8")
-    return int(state["episodes"])
+    kept = lines[:episodes]  # of those of the checkpoint's own step some came after it
+    path.write_text("".join(line for line in kept if line.endswith("\n")), encoding="utf-8")
+    return episodes
 
 
 def check_same(now: dict[str, Any], then: dict[str, Any], free: tuple[str, ...]) -> None:
