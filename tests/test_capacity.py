@@ -343,3 +343,15 @@ def test_what_was_asked_once_does_not_stand_against_what_another_process_has_giv
     assert len(asked) == len(dataset) == 3
     dataset.add_episodes(recording(6, 3))
     assert numbers_of(asked.get_batch(range(9))) == list(range(9))
+
+
+@pytest.mark.parametrize(("given", "frames"), [(12, 12), (f"{12 * FRAME + FRAME - 1}B", 12), (None, None)])
+def test_the_room_in_frames_is_told(root: Path, given: Any, frames: int | None) -> None:
+    assert LeRobotDatasetV2(root, fps=10, buffer_capacity=given).buffer_capacity is None, "there is none yet"
+    with LeRobotDatasetV2(root, fps=10, buffer_capacity=given) as dataset:
+        dataset.add_episodes(recording(5))
+        assert dataset.buffer_capacity == frames
+    reader = LeRobotDatasetV2(root, readonly=True)
+    assert reader.buffer_capacity == frames
+    LeRobotDatasetV2(root, buffer_capacity=20).close()
+    assert reader.buffer_capacity == 20

@@ -260,6 +260,24 @@ def test_an_environment_that_tells_no_success() -> None:
     assert envs.fps == 50
 
 
+class Left:
+    """Gives its one number as an array of it, as LeRobot's policies do."""
+
+    def begin(self, env: int, seed: int) -> None: ...
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        return np.zeros((len(observation["observation.state"]), 1), np.float32)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_an_id_with_its_module_and_actions_that_are_one_number(n_envs: int) -> None:
+    with make_envs("gymnasium:CartPole-v1", n_envs, in_processes=False) as envs:
+        assert envs.max_steps == 500
+        for episode in rollout(envs, Left(), [3, 4]):
+            assert episode.data["action"].shape == (len(episode.rewards) + 1,)
+            assert not episode.data["action"].any()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -186,9 +186,9 @@ def test_options_that_cannot_be_are_refused(config: EvalConfig, options: dict[st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"action": (7,)}, r"does not fit the simulator: action: \(7,\) in the policy, \(2,\) in the simulator"),
-        ({"observation.images.wrist": (3, 96, 96)}, r"observation\.images\.wrist: .* None in the simulator"),
-        ({"fps": 50}, "trained at 50 Hz, and the simulator runs at 10 Hz"),
+        ({"action": (7,)}, r"does not fit the environment: action: \(7,\) in the policy, \(2,\) in the environment"),
+        ({"observation.images.wrist": (3, 96, 96)}, r"observation\.images\.wrist: .* None in the environment"),
+        ({"fps": 50}, "of data of 50 Hz, and the environment runs at 10 Hz: .* give --env-fps 50"),
     ],
 )
 def test_a_policy_for_something_else_is_refused(config: EvalConfig, options: dict[str, Any], message: str) -> None:

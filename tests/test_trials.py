@@ -58,12 +58,12 @@ def test_trials_change_nothing_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fps": 10}, "trained at 10 Hz, and the simulator runs at 30 Hz"),
+        ({"fps": 10}, "of data of 10 Hz, and the environment runs at 30 Hz: .* give --env-fps 10"),
         (
             {"observation.state": np.zeros((12, 4))},
-            r"observation\.state: \(4,\) in the policy, \(3,\) in the simulator",
+            r"observation\.state: \(4,\) in the policy, \(3,\) in the environment",
         ),
-        ({"action": np.zeros((12, 2))}, r"action: \(2,\) in the policy, \(1,\) in the simulator"),
+        ({"action": np.zeros((12, 2))}, r"action: \(2,\) in the policy, \(1,\) in the environment"),
     ],
 )
 def test_an_environment_that_disagrees_is_refused_before_the_first_step(

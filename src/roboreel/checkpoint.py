@@ -99,6 +99,36 @@ def pretrained_folder(path: Path) -> Path | None:
     return None
 
 
+def check_policy(folder: Path, wanted: str) -> None:
+    """Refuse a checkpoint of another policy than the one `wanted`, as "act"; "bc" is the built-in one.
+
+    Raises:
+        ConfigError: it is of another.
+        SourceError: it holds none, or is damaged.
+    """
+    found = policy_name(folder / PRETRAINED) if (folder / PRETRAINED).is_dir() else "bc"
+    if found != wanted:
+        raise ConfigError(f"{folder} is a checkpoint of the policy {found!r}: go on with --policy {found}")
+
+
+def policy_name(pretrained: Path) -> str:
+    """Return whose the weights in a folder `pretrained_model` are, e.g. "act"."""
+    return str(read_json(pretrained / "config.json").get("type"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a checkpoint.
+
+    Raises:
+        SourceError: it is gone, or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read as a part of a checkpoint ({error})") from error
+    return content
+
+
 def identity(file: Path) -> dict[str, Any]:
     """Return what tells the weights in a `policy.pt` from all others: their hash, and the step they are of."""
     step = load(file, torch.device("cpu")).get("step")

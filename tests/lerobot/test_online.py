@@ -133,17 +133,25 @@ def test_what_fails_in_the_process_apart_is_told(tmp_path: Path) -> None:
 
 def test_what_does_not_go_together_is_refused_before_the_first_step(tmp_path: Path) -> None:
     out, recorded = tmp_path / "run", record(tmp_path / "recorded", [1])
-    with pytest.raises(ConfigError, match="--online-buffer-capacity 5: an episode has up to 6 frames"):
-        train_online(config_of(out), replace(OPTIONS, online_buffer_capacity="5"), SCENE)
+    for capacity, said in (
+        ("5", " 5: an episode has up to 6 frames; give --online-buffer-capacity 6 at least"),
+        ("200B", r" 200B \(room for 0 frames\): an episode has up to 6 frames"),
+        ("600B", r" 600B \(room for . frames\): an episode has up to 6 frames"),
+        ("twenty", ": buffer_capacity='twenty'; a positive number of frames would do, or a size such as '20GB'"),
+    ):
+        for dataset, steps in ((recorded, 4), (Path("none"), 8)):
+            options = replace(OPTIONS, online_steps=steps, online_buffer_capacity=capacity)
+            with pytest.raises(ConfigError, match="--online-buffer-capacity" + said):
+                train_online(config_of(out, dataset), options, SCENE)
     with pytest.raises(ConfigError, match="--dataset none has nothing for 4 offline steps"):
         train_online(config_of(out), replace(OPTIONS, online_steps=4), SCENE)
     with pytest.raises(ConfigError, match="--online-steps 9 of --steps 8"):
         train_online(config_of(out), replace(OPTIONS, online_steps=9), SCENE)
     with pytest.raises(ConfigError, match=r"environment_state: \(16,\) in the policy, None in the environment"):
         train_online(config_of(out, recorded), OPTIONS, Scene("pusht", max_steps=5))
-    with pytest.raises(ConfigError, match="trained at 10 Hz, and the environment runs at 20 Hz"):
+    with pytest.raises(ConfigError, match=r"of data of 10 Hz, and the environment runs at 20 Hz: .* give --env-fps 10"):
         train_online(config_of(out, recorded), OPTIONS, replace(SCENE, fps=20))
-    assert not list(out.glob("checkpoints/*"))
+    assert {path.name for path in out.iterdir()} <= {"online_buffer", "train.lock"}
     with pytest.raises(ConfigError, match="give --env, as --env pusht"):
         training.run(["--policy", "tdmpc", "--dataset", str(recorded), "--output-dir", str(out), "--online-steps", "1"])
 

@@ -197,7 +197,7 @@ def acted(actor: LeRobotActor, seeds: dict[int, int], observation: dict[str, Any
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (replace(PLACE, fps=20), "trained at 10 Hz, and the environment runs at 20 Hz"),
+        (replace(PLACE, fps=20), "of data of 10 Hz, and the environment runs at 20 Hz"),
         (
             Place({**PLACE.shapes, "observation.state": (3,)}),
             r"observation\.state: \(2,\) in the policy, \(3,\) in the environment",
@@ -258,6 +258,9 @@ def test_a_run_of_another_policy_is_not_gone_on_with(runs: Mapping[str, LeRobotT
     other = config_of("act", dataset, runs["tdmpc"].output_dir, resume=True)
     with pytest.raises(ConfigError, match="a checkpoint of the policy 'tdmpc': go on with --policy tdmpc"):
         train(other)
+    built_in = TrainConfig(dataset, runs["tdmpc"].output_dir, steps=8, resume=True, device="cpu", num_workers=0)
+    with pytest.raises(ConfigError, match="a checkpoint of the policy 'tdmpc': go on with --policy tdmpc"):
+        train(built_in)
     changed = replace(runs["tdmpc"], policy_options=(*OPTIONS["tdmpc"], "discount=0.5"), resume=True)
     with pytest.raises(ConfigError, match="goes on with the same options: policy_options was"):
         train(changed)

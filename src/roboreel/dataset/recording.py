@@ -59,6 +59,15 @@ class Recording(ByIndex):
         return store.state.generation
 
     @property
+    def buffer_capacity(self) -> int | None:
+        """Frames for which there is room, also where it was given in bytes; None where storage grows, or is not yet."""
+        store = self._opening.store()
+        if store is None or not store.manifest.fixed_capacity:
+            return None
+        store.refresh()
+        return store.state.capacity
+
+    @property
     def fps(self) -> float | None:
         """Frames a second (Hz); None for a new dataset that was given none yet."""
         store = self._opening.store()

@@ -105,7 +105,7 @@ def make_envs(
         if not rate:
             raise ConfigError(f"{name} does not tell how many steps a second has: give them, as --env-fps 20")
         found = observation_keys(envs.single_observation_space, keys)
-        limit = max_steps or gymnasium.spec(env_id).max_episode_steps
+        limit = max_steps or gymnasium.spec(env_id.rpartition(":")[2]).max_episode_steps  # its module is imported
         signals = known.signals if known else ()
         return VectorEnvs(envs, found, fps=float(rate), signals=signals, max_steps=limit, name=name)
     except BaseException:

@@ -135,10 +135,13 @@ class ActionSpace:
     def fit(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Return the nearest actions (environments, *shape) that there are, in the space's dtype.
 
+        A policy may give one number as an array of it, (environments, 1).
+
         >>> ActionSpace(np.array(0.0), np.array(2.0), np.dtype(np.int64)).fit(np.array([-3.0, 0.7, 9.0])).tolist()
         [0, 1, 2]
         """
-        rounded = np.rint(actions) if self.is_integer else actions
+        shaped = np.reshape(actions, (len(actions), *self.low.shape))
+        rounded = np.rint(shaped) if self.is_integer else shaped
         fitted: NDArray[Any] = np.clip(rounded, self.low, self.high).astype(self.dtype)
         return fitted
 

@@ -76,7 +76,11 @@ def check_fits(policy: BCPolicy, envs: VectorEnvs) -> None:
             given[key] = (given[key][-1], *given[key][:-1])
     wrong = {key: (shape, given.get(key)) for key, shape in policy.shapes.items() if given.get(key) != shape}
     if wrong:
-        told = "; ".join(f"{key}: {want} in the policy, {have} in the simulator" for key, (want, have) in wrong.items())
-        raise ConfigError(f"the policy does not fit the simulator: {told}. Evaluate it where its data came from")
+        told = [f"{key}: {want} in the policy, {have} in the environment" for key, (want, have) in wrong.items()]
+        said = "; ".join(told)
+        raise ConfigError(f"the policy does not fit the environment: {said}. Evaluate it where its data came from")
     if not math.isclose(policy.fps, envs.fps, rel_tol=1e-3):
-        raise ConfigError(f"the policy was trained at {policy.fps:g} Hz, and the simulator runs at {envs.fps:g} Hz")
+        raise ConfigError(
+            f"the policy is of data of {policy.fps:g} Hz, and the environment runs at {envs.fps:g} Hz: where it only "
+            f"tells a wrong rate, give --env-fps {policy.fps:g}; else data of {envs.fps:g} Hz would do"
+        )

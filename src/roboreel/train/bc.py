@@ -67,6 +67,7 @@ class BCLearner:
         torch.save({**training, **told, "step": step}, folder / checkpoint.TRAINING)
 
     def read(self, folder: Path) -> dict[str, Any]:
+        checkpoint.check_policy(folder, "bc")
         return checkpoint.load(folder / checkpoint.TRAINING, self._device)
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from roboreel import checkpoint
 from roboreel.errors import ConfigError, SourceError
-from roboreel.train.lerobot.checkpoints import frames_per_second, load_weights, policy_name
+from roboreel.train.lerobot.checkpoints import frames_per_second, load_weights
 from roboreel.train.lerobot.policy import ACTION, as_floats, config_class, lerobot
 from roboreel.train.lerobot.randomness import seeded
 from roboreel.train.seeds import step_seed
@@ -107,7 +107,7 @@ def actor_from(path: Path, envs: Surroundings, device: torch.device) -> LeRobotA
 
 
 def _config(folder: Path, device: torch.device) -> Any:
-    config_class(policy_name(folder))  # which registers it
+    config_class(checkpoint.policy_name(folder))  # which registers it
     config = lerobot("configs.policies").PreTrainedConfig.from_pretrained(
         str(folder), cli_overrides=[f"--device={device}"]
     )
@@ -133,4 +133,7 @@ def check_fits(config: Any, fps: float | None, envs: Surroundings) -> None:
             "Evaluate it where its data came from"
         )
     if fps is not None and not math.isclose(fps, envs.fps, rel_tol=1e-3):
-        raise ConfigError(f"the policy was trained at {fps:g} Hz, and the environment runs at {envs.fps:g} Hz")
+        raise ConfigError(
+            f"the policy is of data of {fps:g} Hz, and the environment runs at {envs.fps:g} Hz: where it only "
+            f"tells a wrong rate, give --env-fps {fps:g}; else data of {envs.fps:g} Hz would do"
+        )

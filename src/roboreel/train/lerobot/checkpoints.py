@@ -9,7 +9,6 @@ A file of ours lies in each of the two folders, `roboreel.json`; LeRobot looks a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from roboreel import checkpoint
 from roboreel._optional import require
-from roboreel.errors import ConfigError, SourceError
+from roboreel.errors import SourceError
 from roboreel.train.lerobot.policy import lerobot
 from roboreel.train.options import LeRobotTrainConfig
 
@@ -80,23 +79,14 @@ def read_told(folder: Path, policy: str) -> dict[str, Any]:
         ConfigError: it is of another policy, or was not written here.
         SourceError: it is damaged.
     """
-    found = policy_name(folder / checkpoint.PRETRAINED)
-    if found != policy:
-        raise ConfigError(f"{folder} is a checkpoint of the policy {found!r}: go on with --policy {found}")
-    return _read_json(folder / STATE / TOLD)
-
-
-def policy_name(pretrained: Path) -> str:
-    """Return whose checkpoint the folder `pretrained_model` is, e.g. "act"."""
-    if not (pretrained / "config.json").is_file():
-        raise ConfigError(f"{pretrained.parent} holds no checkpoint of one of LeRobot's policies")
-    return str(_read_json(pretrained / "config.json").get("type"))
+    checkpoint.check_policy(folder, policy)
+    return checkpoint.read_json(folder / STATE / TOLD)
 
 
 def frames_per_second(pretrained: Path) -> float | None:
     """Return the rate (Hz) of what the policy has learned from; None where LeRobot wrote the checkpoint."""
     path = pretrained / TOLD
-    return float(_read_json(path)["fps"]) if path.is_file() else None
+    return float(checkpoint.read_json(path)["fps"]) if path.is_file() else None
 
 
 def load_checkpoint(folder: Path, parts: Parts, counters: Mapping[str, int]) -> None:
@@ -143,14 +133,6 @@ def _pipeline(config: Any, options: LeRobotTrainConfig) -> Any:
         optimizer=config.get_optimizer_preset(),
         scheduler=config.get_scheduler_preset(),
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read as a part of a checkpoint ({error})") from error
-    return content
 
 
 # VQ-BeT counts the steps of its first phase, and ends it, outside of its weights.

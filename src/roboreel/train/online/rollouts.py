@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from roboreel import LeRobotDatasetV2
 from roboreel.envs import Actor, RandomActor, VectorEnvs, rollout
-from roboreel.errors import CapacityError, ConfigError, InvalidArgumentError
+from roboreel.errors import CapacityError, ConfigError, InvalidArgumentError, RoboreelError
 from roboreel.train.online.options import OnlineOptions, Scene
 
 
@@ -33,13 +35,14 @@ class Rollouts:
         self.envs: VectorEnvs = scene.make(n_envs)
         try:
             mode = options.online_image_mode if self.envs.camera_keys else None
-            self._buffer = LeRobotDatasetV2(
-                buffer,
-                fps=self.envs.fps,
-                buffer_capacity=options.capacity,
-                use_as_fifo_buffer=True,
-                image_mode=mode,
-            )
+            with naming("--online-buffer-capacity", InvalidArgumentError):
+                self._buffer = LeRobotDatasetV2(
+                    buffer,
+                    fps=self.envs.fps,
+                    buffer_capacity=options.capacity,
+                    use_as_fifo_buffer=True,
+                    image_mode=mode,
+                )
         except BaseException:
             self.envs.close()
             raise
@@ -47,6 +50,11 @@ class Rollouts:
     @property
     def frames(self) -> int:
         return len(self._buffer)
+
+    @property
+    def capacity(self) -> int:
+        """Frames for which the buffer has room; 0 before it has held an episode."""
+        return self._buffer.buffer_capacity or 0
 
     def random_actor(self) -> Actor:
         return RandomActor(self.envs.actions, self.envs.n_envs)
@@ -59,10 +67,8 @@ class Rollouts:
         """
         found = {}
         for episode in rollout(self.envs, actor, seeds):
-            try:
+            with naming("--online-buffer-capacity", CapacityError):
                 self._buffer.add_episodes(episode.data, no_flush=True)
-            except (CapacityError, InvalidArgumentError) as error:
-                raise ConfigError(f"--online-buffer-capacity: {error}") from error
             rewards = episode.rewards
             success = episode.success if episode.tells_success else None
             found[episode.seed] = Rolled(episode.seed, len(rewards), float(rewards.sum()), success)
@@ -88,19 +94,40 @@ def restore(snapshot: Path, buffer: Path) -> None:
     LeRobotDatasetV2(snapshot, readonly=True).snapshot(buffer)
 
 
-def check_capacity(options: OnlineOptions, envs: VectorEnvs) -> None:
-    """Refuse a buffer that no whole episode would fit in.
+@contextlib.contextmanager
+def naming(option: str, kind: type[RoboreelError]) -> Iterator[None]:
+    """Say by which option what is refused was given."""
+    try:
+        yield
+    except kind as error:
+        raise ConfigError(f"{option}: {error}") from error
+
+
+def check_capacity(options: OnlineOptions, scene: Scene, longest: int, beside: Path) -> None:
+    """Refuse a buffer that no whole episode, of up to `longest` steps, would fit in.
+
+    How many frames a size in bytes is, an episode of one step tells, put into such a buffer in a folder `beside`.
 
     Raises:
-        ConfigError: it is too small.
+        ConfigError: it is too small, or no capacity.
     """
-    capacity = options.capacity
-    if envs.max_steps is None or not isinstance(capacity, int):
-        return
-    if capacity < envs.max_steps + 1:
+    one_step, few = replace(scene, max_steps=1), replace(options, online_rollout_batch_size=1)
+    needed, frames = longest + 1, options.capacity
+    if not isinstance(frames, int) or frames > needed:
+        trial = tempfile.TemporaryDirectory(dir=beside, prefix=".trial-")
+        with trial as folder, Rollouts(one_step, few, Path(folder) / "buffer") as tried:
+            try:
+                tried.roll(tried.random_actor(), [0])
+            except ConfigError as error:  # too small even for that one
+                if not isinstance(error.__cause__, CapacityError):
+                    raise
+            frames = tried.capacity
+    if frames < needed:
+        is_in_bytes = not isinstance(options.capacity, int)
+        told = f" (room for {frames} frames)" if is_in_bytes else ""
         raise ConfigError(
-            f"--online-buffer-capacity {capacity}: an episode has up to {envs.max_steps + 1} frames; give so many at "
-            "least, or a smaller --eval-max-steps"
+            f"--online-buffer-capacity {options.online_buffer_capacity}{told}: an episode has up to {needed} frames; "
+            f"give --online-buffer-capacity {needed} at least, which is in frames, or a smaller --eval-max-steps"
         )
 
 

@@ -46,7 +46,8 @@ def train_online(
     check_trackers(config)
     check_options(config, options)
     with scene.make(1) as envs, checkpoint.run_lock(config.output_dir):
-        check_capacity(options, envs)
+        assert envs.max_steps is not None
+        check_capacity(options, scene, envs.max_steps, config.output_dir)
         stage = begin(config, options, scene, envs, device)
         check_fits(stage.learner.parts.config, stage.learner.fps, envs)
         stage = replace(stage, trials=trials)
