@@ -354,4 +354,6 @@ def test_the_room_in_frames_is_told(root: Path, given: Any, frames: int | None) 
     reader = LeRobotDatasetV2(root, readonly=True)
     assert reader.buffer_capacity == frames
     LeRobotDatasetV2(root, buffer_capacity=20).close()
+    if frames is None:
+        reader.reload()  # that it is of a fixed size now stands in the metadata, which is read once
     assert reader.buffer_capacity == 20

@@ -62,10 +62,10 @@ class Recording(ByIndex):
     def buffer_capacity(self) -> int | None:
         """Frames for which there is room, also where it was given in bytes; None where storage grows, or is not yet."""
         store = self._opening.store()
-        if store is None or not store.manifest.fixed_capacity:
+        if store is None:
             return None
         store.refresh()
-        return store.state.capacity
+        return store.state.capacity if store.manifest.fixed_capacity else None
 
     @property
     def fps(self) -> float | None:
