@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,32 @@ class EpisodeBlocks(Base):
         ranks, by `itertools.islice(loader, least)`.
         """
         return int(self._counts(max(1, num_workers), self.rank if rank is None else rank).sum())
+
+    def state_dict(self, done: int | None = None, num_workers: int = 0) -> dict[str, int]:
+        """Return what `load_state_dict` needs to go on after `done` batches of this epoch; None: where it would begin.
+
+        Plain numbers. `num_workers` are the DataLoader's: the order depends on how many there are.
+        """
+        start, epoch = self.start if done is None else done, self.epoch
+        if start >= self.num_batches(num_workers):
+            start, epoch = 0, epoch + 1
+        return {"epoch": epoch, "start": start, **self._made_with(num_workers)}
+
+    def load_state_dict(self, state: Mapping[str, int], num_workers: int = 0) -> None:
+        """Have the next iteration go on where others, made with the same arguments, were.
+
+        Raises:
+            InvalidArgumentError: they were made with other arguments, and so have another order.
+        """
+        made = self._made_with(num_workers)
+        differs = [f"{name}={state[name]}" for name, value in made.items() if state[name] != value]
+        if differs:
+            raise InvalidArgumentError(f"the state is of EpisodeBlocks with {', '.join(differs)}; make them with it")
+        self.set_epoch(state["epoch"], state["start"])
+
+    def _made_with(self, num_workers: int) -> dict[str, int]:
+        names = ("seed", "batch_size", "episodes", "world_size", "drop_last")
+        return {name: int(getattr(self, name)) for name in names} | {"num_workers": max(1, num_workers)}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         from torch.utils.data import get_worker_info

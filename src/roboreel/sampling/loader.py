@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,13 @@ from roboreel.dataset import LeRobotDatasetV2, MultiLeRobotDatasetV2
 from roboreel.device import torch_device
 from roboreel.errors import InvalidArgumentError
 from roboreel.sampling.episode_aware import EpisodeAwareSampler
+from roboreel.sampling.feed import Ahead, Drawn, Feed
+from roboreel.sampling.sampler import FrameSampler
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import DataLoader, Dataset
 
-_PAUSE_S = 0.05
 _END = object()
 
 Ours = LeRobotDatasetV2 | MultiLeRobotDatasetV2
@@ -69,14 +68,14 @@ def make_loader(
     _check_count("num_workers", num_workers)
     _check_count("prefetch", prefetch)
     chosen = None if device is None else torch_device(device)
-    batches, order = _batches(dataset, batch_size, sampler, shuffle=shuffle, seed=seed)
+    order = _order(dataset, batch_size, sampler, shuffle=shuffle, seed=seed)
     as_bytes: tuple[str, ...] = ()
     shown: Any = dataset
     if isinstance(dataset, LeRobotDatasetV2 | MultiLeRobotDatasetV2):
         shown, as_bytes = _shown(dataset, chosen)
-    loader: DataLoader[Any] = require("torch.utils.data", extra="torch", purpose="loading batches").DataLoader(
+    loader: DataLoader[Any] = _torch_data().DataLoader(
         shown,
-        **batches,
+        **({"batch_size": batch_size} if order.feed is None else {"batch_sampler": order.feed}),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=chosen is not None and chosen.type == "cuda",
@@ -84,24 +83,56 @@ def make_loader(
     return Loader(loader, order, _Mover(chosen, as_bytes), prefetch)
 
 
-def _batches(dataset: Any, batch_size: Any, sampler: Any, *, shuffle: bool, seed: int) -> tuple[dict[str, Any], Any]:
-    """Return the DataLoader's arguments that say what is in which batch, and what has the epochs."""
-    if getattr(sampler, "batch_size", None) is not None or (sampler is not None and batch_size is None):
-        if batch_size is not None:
-            raise InvalidArgumentError(f"batch_size={batch_size}, but the sampler makes batches; leave one of them out")
-        return {"batch_sampler": sampler}, sampler
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or hasattr(dataset, "num_batches"):
+@dataclass
+class _Order:
+    """What is in which batch."""
+
+    sampler: Any
+    """What has the epochs: a sampler, or a dataset with an order of its own."""
+    size: int | None = None
+    """Of batches of a sampler that gives indices one by one."""
+    feed: Feed | None = None
+    """None: the dataset itself makes the batches."""
+
+
+def _order(dataset: Any, batch_size: Any, sampler: Any, *, shuffle: bool, seed: int) -> _Order:
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or _is_blocks(dataset):
         if sampler is not None:
             raise InvalidArgumentError("sampler= for a dataset that has an order of its own; leave it out")
-        return {"batch_size": batch_size}, dataset
+        if _is_blocks(dataset) and batch_size is not None:
+            raise InvalidArgumentError(f"batch_size={batch_size}, but EpisodeBlocks makes batches; leave it out")
+        return _Order(dataset)
+    makes_batches = sampler is not None and not _gives_indices(sampler)
+    if makes_batches and batch_size is None:
+        return _Order(sampler, None, Feed(sampler, None))
+    if makes_batches and getattr(sampler, "batch_size", None) is not None:
+        raise InvalidArgumentError(f"batch_size={batch_size}, but the sampler makes batches; leave one of them out")
     if batch_size is None or isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise InvalidArgumentError(f"batch_size={batch_size!r}; a number of samples, 1 or more, would do")
+        told = "" if sampler is None else f" for {type(sampler).__name__}, which gives indices one by one"
+        raise InvalidArgumentError(f"batch_size={batch_size!r}{told}; a number of samples, 1 or more, would do")
+    size = int(batch_size)
     if sampler is not None:
-        return {"batch_size": int(batch_size), "sampler": sampler}, sampler
-    if not hasattr(dataset, "episode_data_index"):
-        return {"batch_size": int(batch_size), "shuffle": shuffle}, None
-    order = EpisodeAwareSampler(dataset, batch_size=int(batch_size), shuffle=shuffle, seed=seed)
-    return {"batch_sampler": order}, order
+        return _Order(sampler, size, Feed(sampler, size))
+    if hasattr(dataset, "episode_data_index"):
+        order = EpisodeAwareSampler(dataset, batch_size=size, shuffle=shuffle, seed=seed)
+        return _Order(order, None, Feed(order, None))
+    torch_data = _torch_data()
+    indices = torch_data.RandomSampler(dataset) if shuffle else torch_data.SequentialSampler(dataset)
+    return _Order(indices, size, Feed(indices, size))
+
+
+def _is_blocks(dataset: Any) -> bool:
+    """Whether it is of `EpisodeBlocks`, whose module cannot be imported without torch."""
+    return hasattr(dataset, "num_batches")
+
+
+def _gives_indices(sampler: Any) -> bool:
+    """Whether it is known to give no batches; of others who made them must know."""
+    if isinstance(sampler, FrameSampler):
+        return sampler.batch_size is None
+    torch_data = _torch_data()
+    names = ("RandomSampler", "SequentialSampler", "SubsetRandomSampler", "WeightedRandomSampler", "DistributedSampler")
+    return isinstance(sampler, (range, *(getattr(torch_data, name) for name in names)))
 
 
 def _shown(dataset: Ours, device: torch.device | None) -> tuple[Ours, tuple[str, ...]]:
@@ -112,16 +143,51 @@ def _shown(dataset: Ours, device: torch.device | None) -> tuple[Ours, tuple[str,
     return dataset.images_as(dataset.image_dtype), ()
 
 
-class Loader:
-    """Batches of a dataset in the order of a sampler; see `make_loader`, which makes it."""
+class _Run:
+    """One iteration."""
 
-    def __init__(self, loader: DataLoader[Any], order: Any, mover: _Mover, prefetch: int) -> None:
+    def __init__(self, sampler: Any, size: int | None, drawn: Drawn | None) -> None:
+        self.drawn, self._size = drawn, size
+        self.ahead: Ahead | None = None
+        self.used = getattr(sampler, "start", 0)
+        """How far it was taken, in batches of its epoch, or in indices where the sampler gives these."""
+        self._end = None if drawn is None or drawn.left is None else self.used + drawn.left
+        self.is_over = False
+
+    def take(self) -> None:
+        """One more batch is taken."""
+        self.used += self._size or 1
+        if self._end is not None:
+            self.used = min(self.used, self._end)
+
+    @property
+    def has_all(self) -> bool:
+        """Whether it is known to have given all that there was."""
+        return bool(self.used == self._end)
+
+    def stop(self) -> None:
+        """Nothing is read any more."""
+        self.is_over = True
+        if self.drawn is not None:
+            self.drawn.close()
+        if self.ahead is not None:
+            self.ahead.close()
+
+
+class Loader:
+    """Batches of a dataset in the order of a sampler; see `make_loader`, which makes it.
+
+    Indices are drawn by whoever takes the batches, so many batches ahead as are read ahead, and at the same moments in
+    every run: between two batches. What a sampler makes of priorities that are updated in a loop, or of a ring, does
+    not depend on how fast anything is. Where a loop is left early the next one begins that epoch again.
+    """
+
+    def __init__(self, loader: DataLoader[Any], order: _Order, mover: _Mover, prefetch: int) -> None:
         self.loader = loader
-        self.sampler = order
-        """What has the epochs: a sampler, or a dataset with an order of its own; None where nothing has."""
-        self._mover = mover
-        self._prefetch = prefetch
-        self._used: int | None = None
+        self.sampler = order.sampler
+        """What has the epochs: a sampler, or a dataset with an order of its own."""
+        self._order, self._mover, self._prefetch = order, mover, prefetch
+        self._run: _Run | None = None
 
     @property
     def dataset(self) -> Any:
@@ -130,21 +196,66 @@ class Loader:
 
     def __len__(self) -> int:
         """Return how many batches the next iteration gives."""
+        if _is_blocks(self.sampler):
+            count: int = self.sampler.num_batches(self.loader.num_workers) - self.sampler.start
+            return max(0, count)
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self._used = getattr(self.sampler, "start", 0)  # before the workers draw ahead, past the epoch's end perhaps
+        if self._run is not None and self.loader.num_workers:
+            self._run.stop()  # the workers are one iteration's at a time
+        drawn = None if self._order.feed is None else self._order.feed.begin()
+        run = self._run = _Run(self.sampler, self._order.size, drawn)
+        try:
+            batches = self._read(run)
+            while (moved := self._next(batches, run)) is not _END:
+                run.take()
+                yield self._mover.arrived(moved)
+                del moved  # else its memory is taken until the next one is there
+                if drawn is not None:
+                    drawn.draw()
+            if drawn is not None and drawn.error is not None:
+                raise drawn.error
+            self._finish(run)
+        except GeneratorExit:
+            if run.has_all:
+                self._finish(run)
+            raise
+        finally:
+            run.stop()
+
+    def _read(self, run: _Run) -> Iterator[Any]:
+        """Begin to read."""
+        if run.drawn is not None:  # what lies ready, what waits for room there, and two for each worker
+            run.drawn.draw(self._prefetch + 1 + 2 * self.loader.num_workers)
         fetched = iter(self.loader)  # here: the workers are forked by the caller's thread
         moved = (self._mover.moved(batch) for batch in fetched)
-        for batch in _ahead(moved, self._prefetch) if self._prefetch else moved:
-            self._used += 1
-            yield self._mover.arrived(batch)
-        self._used = None
+        if not self._prefetch:
+            return moved
+        run.ahead = Ahead(moved, self._prefetch)
+        return iter(run.ahead)
+
+    def _next(self, batches: Iterator[Any], run: _Run) -> Any:
+        if run.is_over:
+            raise InvalidArgumentError(
+                "a later iteration of this loader has begun, and its workers read for that one; make_loader(…) another "
+                "one to have two at a time"
+            )
+        return next(batches, _END)
+
+    def _finish(self, run: _Run) -> None:
+        """All was taken: the next iteration gives the next epoch, unless another one was set meanwhile."""
+        if run.drawn is not None:
+            run.drawn.finish()
+        if self._run is run:
+            self._run = None
+            if _is_blocks(self.sampler):
+                self.sampler.set_epoch(self.sampler.epoch + 1)
 
     def set_epoch(self, epoch: int, start: int | None = None) -> None:
         """Have the next iteration give this epoch, from batch `start` on; see the sampler's."""
         self._need("set_epoch")
-        self._used = None
+        self._run = None
         if start is None:
             self.sampler.set_epoch(epoch)
         else:
@@ -153,14 +264,19 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on with the batch after the last one that was taken."""
         self._need("state_dict")
-        state: dict[str, Any] = self.sampler.state_dict(self._used)
+        used = None if self._run is None else self._run.used
+        state: dict[str, Any] = self.sampler.state_dict(used, **self._workers())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next iteration go on where another loader, made with the same arguments, was."""
         self._need("load_state_dict")
-        self._used = None
-        self.sampler.load_state_dict(state)
+        self._run = None
+        self.sampler.load_state_dict(state, **self._workers())
+
+    def _workers(self) -> dict[str, int]:
+        """How many there are, where the order depends on it."""
+        return {"num_workers": self.loader.num_workers} if _is_blocks(self.sampler) else {}
 
     def _need(self, name: str) -> None:
         if not hasattr(self.sampler, name):
@@ -234,50 +350,13 @@ def _used_on(value: Any, stream: Any) -> None:
             _used_on(each, stream)
 
 
-def _ahead(items: Iterator[Any], count: int) -> Iterator[Any]:
-    """Yield the items; a thread has up to `count` of them ready."""
-    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(count)
-    stop = threading.Event()
-
-    def put(item: Any, error: BaseException | None = None) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((item, error), timeout=_PAUSE_S)
-                return
-
-    def fetch() -> None:
-        try:
-            for item in items:
-                put(item)
-                del item  # else its memory is taken until the next one is there
-                if stop.is_set():
-                    return
-            put(_END)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the item would have been
-            put(None, error)
-
-    thread = threading.Thread(target=fetch, name="roboreel-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                try:
-                    raise error
-                finally:
-                    del error  # an error that its own frame holds would keep all frames above, and what they hold
-            if item is _END:
-                return
-            yield item
-            del item
-    finally:
-        stop.set()
-        thread.join()
-
-
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise InvalidArgumentError(f"{name}={value!r}; 0 or more would do")
+
+
+def _torch_data() -> Any:
+    return require("torch.utils.data", extra="torch", purpose="loading batches")
 
 
 def _torch() -> Any:

@@ -93,6 +93,11 @@ class FrameSampler(ABC):
         """Return how many batches, or indices, the next iteration gives."""
         return max(0, self._share(self._next()).batches - self.start)
 
+    @property
+    def left(self) -> int:
+        """How many batches, or indices, the iteration that began last has yet to give."""
+        return 0 if self._running is None else self._share(self._running).batches - self._given
+
     def __iter__(self) -> Iterator[Any]:
         epoch = self._next()
         take = self._taker(epoch)
