@@ -12,7 +12,8 @@ import pytest
 from roboreel import ConfigError, LeRobotDatasetV2
 from roboreel.cli import training
 
-pytest.importorskip("gymnasium")
+gymnasium: Any = pytest.importorskip("gymnasium")
+PendulumEnv: Any = pytest.importorskip("gymnasium.envs.classic_control").PendulumEnv
 
 SMALL = ("chunk-size=2", "n-action-steps=1", "width=8", "keypoints=8", "hidden=16", "blocks=1", "noises=1")
 PENDULUM_HZ = 30
@@ -78,3 +79,34 @@ def test_an_environment_that_there_is_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="gymnasium makes no environment 'Nowhere-v0'"):
         training.run([*arguments(tmp_path), "--env", "Nowhere-v0"])
     assert not (tmp_path / "run").exists()
+
+
+class Unseen(PendulumEnv):  # type: ignore[misc] # a class of Any
+    """Lacks what it would draw with."""
+
+    def render(self) -> Any:
+        raise NotImplementedError("no display")
+
+
+def test_an_environment_that_cannot_draw_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    gymnasium.register("tests/Unseen-v0", f"{__name__}:Unseen", max_episode_steps=5)
+    try:
+        given = [*arguments(tmp_path), "--env", "tests/Unseen-v0"]
+        with pytest.raises(
+            ConfigError, match=r"draws no pictures \(NotImplementedError: no display\): .* --eval-videos 0"
+        ):
+            training.run(given)
+        assert not (tmp_path / "run").exists()
+        training.run([*given, "--eval-videos", "0"])
+    finally:
+        del gymnasium.registry["tests/Unseen-v0"]
+
+
+def test_no_dataset_is_for_online_steps_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--dataset none: all steps are online then, .* --online-steps 4"):
+        training.run([*arguments(tmp_path), "--dataset", "none"])
+
+
+def test_a_policys_options_are_the_same_in_any_order() -> None:
+    given = ["--policy.b=1", "--policy.a", "2", "--policy.b=3"]
+    assert training.take_policy_options(given) == (("a=2", "b=3"), [])

@@ -51,7 +51,7 @@ PANELS: Sequence[tuple[str, Sequence[str], str]] = (
     ("loss", ("loss",), "log"),
     ("norm of the gradient", ("grad_norm",), "log"),
     ("learning rate", ("lr",), "linear"),
-    ("seconds a line", ("update_s", "data_s"), "log"),
+    ("seconds a line", ("update_s", "data_s", "rollout_s"), "log"),
 )
 
 

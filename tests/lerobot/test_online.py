@@ -17,7 +17,9 @@ import pytest
 from roboreel import ConfigError, LeRobotDatasetV2, RolloutError
 from roboreel.cli import training
 from roboreel.envs import RandomActor, make_envs, rollout
-from roboreel.train import LeRobotTrainConfig
+from roboreel.train import LeRobotTrainConfig, train
+from roboreel.train.metrics import describe
+from roboreel.train.online.apart import RolloutProcess
 from roboreel.train.online.options import OnlineOptions, Scene
 from roboreel.train.online.training import train_online
 from roboreel.train.options import LeRobotPolicy
@@ -62,9 +64,11 @@ def record(folder: Path, seeds: Sequence[int]) -> Path:
 def test_from_nothing_stopped_and_resumed(tmp_path: Path, between: int, at: list[int]) -> None:
     """Also where a rollout comes at the step of a checkpoint, after it."""
     out, again = tmp_path / "run", tmp_path / "again"
-    options = replace(OPTIONS, online_steps_between_rollouts=between)
+    options = replace(OPTIONS, online_steps_between_rollouts=between, online_buffers_kept=2)
     result = train_online(config_of(out), options, SCENE)
     assert result.steps == 8
+    assert result.rollout_s > 0
+    assert "\nrolling out  " in describe(result)
     rolled = lines(out / "rollouts.jsonl")
     assert [line["step"] for line in rolled] == at
     assert len({line["seed"] for line in rolled}) == len(at)
@@ -92,13 +96,41 @@ def test_a_dataset_first_and_then_both(tmp_path: Path) -> None:
     assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == list(range(1, 7))
     assert {line["step"] for line in lines(tmp_path / "run" / "rollouts.jsonl")} == {2, 5}
     assert len(LeRobotDatasetV2(recorded, readonly=True)) == 21, "the recorded dataset was written to"
+    assert [path.parent.name for path in (tmp_path / "run").glob("checkpoints/0*/online_buffer")] == ["000006"]
     train_online(replace(config, steps=7, resume=True), replace(OPTIONS, online_steps=5), SCENE)
     assert len(losses(tmp_path / "run")) == 7
+    assert [path.parent.name for path in (tmp_path / "run").glob("checkpoints/0*/online_buffer")] == ["000007"]
+    rolled, longer = (tmp_path / "run" / "rollouts.jsonl").read_text(), replace(config, steps=20, resume=True)
+    said = r"went online after step 2[;:] give .*--online-steps 18"
+    with pytest.raises(ConfigError, match=said):
+        train_online(longer, replace(OPTIONS, online_steps=5), SCENE)
+    with pytest.raises(ConfigError, match=said):
+        train(longer)
+    assert (tmp_path / "run" / "rollouts.jsonl").read_text() == rolled
+    assert len(LeRobotDatasetV2(tmp_path / "run" / "online_buffer", readonly=True))
 
 
-def test_rollouts_in_a_process_apart(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    train_online(config_of(out), replace(OPTIONS, online_rollouts_apart=True), SCENE)
+def test_a_run_goes_online_after_what_it_has_done_offline(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", record(tmp_path / "recorded", [1, 2]), steps=3)
+    train(config)
+    longer = replace(config, steps=6, resume=True)
+    with pytest.raises(ConfigError, match="has done 3 steps offline; give --online-steps 3 or fewer"):
+        train_online(longer, replace(OPTIONS, online_steps=5), SCENE)
+    train_online(longer, replace(OPTIONS, online_steps=3), SCENE)
+    assert [line["step"] for line in lines(tmp_path / "run" / "metrics.jsonl")] == list(range(1, 7))
+
+
+def test_rollouts_in_a_process_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, close, ended = tmp_path / "run", RolloutProcess.close, []
+
+    def closed(process: RolloutProcess) -> None:
+        close(process)
+        ended.append(process._process.exitcode)
+
+    monkeypatch.setattr(RolloutProcess, "close", closed)
+    options = replace(OPTIONS, online_rollouts_apart=True, online_rollout_batch_size=2)
+    train_online(config_of(out, num_workers=2), options, SCENE)
+    assert ended == [0], "it was not told that this is the end"
     assert len(lines(out / "rollouts.jsonl")) == 6
     assert len(LeRobotDatasetV2(out / "online_buffer", readonly=True)) == 30
     assert not spawned()

@@ -35,11 +35,14 @@ def run(arguments: Sequence[str]) -> None:
         config = dataclasses.replace(config, policy=policy, policy_options=options)
     else:
         raise ConfigError(f"--policy {policy}: give bc, {', '.join(get_args(LeRobotPolicy))}")
+    is_online = online is not None and online.online_steps > 0
+    if str(config.dataset) == "none" and not (is_online or config.dataset.exists()):
+        raise ConfigError(
+            "--dataset none: all steps are online then, of one of LeRobot's policies: give --policy tdmpc --env pusht "
+            f"--online-steps {config.steps}"
+        )
     trials = Trials(trial, config.output_dir, config.device) if trial.env and trial.eval_episodes else None
-    if online is not None and online.online_steps:
-        result = run_online(config, online, trial, trials)
-    else:
-        result = train(config, trials)
+    result = run_online(config, online, trial, trials) if is_online else train(config, trials)
     if int(os.environ.get("RANK", "0")):  # of several processes the first tells
         return
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -107,12 +110,13 @@ def take_policy(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def take_policy_options(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the policy's own options, in its words, and the other arguments.
+    """Return the policy's own options, in its words and sorted, and the other arguments.
 
     >>> take_policy_options(["--policy.chunk-size", "20", "--steps", "5", "--policy.use_vae=false"])
     (('chunk_size=20', 'use_vae=false'), ['--steps', '5'])
     """
-    options, rest = [], []
+    options: dict[str, str] = {}
+    rest = []
     left = list(arguments)
     while left:
         argument = left.pop(0)
@@ -124,5 +128,5 @@ def take_policy_options(arguments: Sequence[str]) -> tuple[tuple[str, ...], list
             if not left:
                 raise ConfigError(f"{argument}: give a value, as {argument}=20")
             value = left.pop(0)
-        options.append(f"{name.replace('-', '_')}={value}")
-    return tuple(options), rest
+        options[name.replace("-", "_")] = value  # the last one counts
+    return tuple(f"{name}={value}" for name, value in sorted(options.items())), rest

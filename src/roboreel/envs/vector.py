@@ -111,11 +111,14 @@ class VectorEnvs:
         Raises:
             ConfigError: they give none.
         """
-        pictures = self._envs.render()
+        why = "render mode rgb_array"
+        try:
+            pictures = self._envs.render()
+        except Exception as error:  # noqa: BLE001 - environments raise what they like: NotImplementedError, or what a display lacks
+            pictures, why = None, f"{type(error).__name__}: {error}".strip(": ")
         if pictures is None or any(np.ndim(picture) != 3 for picture in pictures):
             raise ConfigError(
-                f"{self.name} draws no pictures (render mode rgb_array): give --n-videos 0, or to roboreel train "
-                "--eval-videos 0"
+                f"{self.name} draws no pictures ({why}): give --n-videos 0, or to roboreel train --eval-videos 0"
             )
         return [np.asarray(picture, np.uint8) for picture in pictures]
 

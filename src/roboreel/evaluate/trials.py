@@ -59,7 +59,10 @@ class Trials:
         )
 
     def check(self, policy: Any, fps: float) -> None:
-        """Raise `ConfigError` where a policy, of data of `fps` frames a second, does not fit the environment."""
+        """Raise `ConfigError` where a policy, of data of `fps` frames a second, does not fit the environment.
+
+        Also where that draws no pictures, and videos are wanted.
+        """
         with make_simulator(self._config(self._output_dir)) as envs:
             if isinstance(policy, BCPolicy):
                 check_fits(policy, envs)
@@ -67,6 +70,9 @@ class Trials:
                 from roboreel.train.lerobot.actor import check_fits as check_lerobot  # which wants lerobot
 
                 check_lerobot(policy.config, fps, envs)
+            if self._options.eval_videos and not envs.camera_keys:
+                envs.reset(dict.fromkeys(range(envs.n_envs), 0))
+                envs.render()
 
     def run(self, folder: Path) -> dict[str, float]:
         """Try a checkpoint; return the mean of each number, as {"eval_success": 0.5}."""

@@ -78,6 +78,7 @@ def run(
     # Model.
     if last is not None:
         state = learner.read(last)
+        check_offline(config, state)
         check_same_run(config, state, frames.identity)
         learner.load(state)
     processes.share([*learner.policy.parameters(), *learner.policy.buffers()])
@@ -123,7 +124,7 @@ def take_step(
     """Change the weights by what one batch has to say; return that, and the learning rate."""
     torch.manual_seed(step_seed(config.seed, step))
     found = learner.learn(batch, step)
-    check_finite(config.output_dir, step, order, found)
+    check_finite(config, step, order, found)
     return found, learner.apply()
 
 
@@ -140,6 +141,16 @@ def find_start(config: RunConfig) -> Path | None:
             raise ConfigError(f"--steps {config.steps}: the run in {out} has done {done} already; give more")
         checkpoint.check_metrics(out, done)
     return last
+
+
+def check_offline(config: RunConfig, state: dict[str, Any]) -> None:
+    """Refuse to go on without a buffer where a run has one already."""
+    if "online" in state:
+        begun = state["config"]["steps"] - state["online"]["options"]["online_steps"]
+        raise ConfigError(
+            f"--resume: the run in {config.output_dir} went online after step {begun}: give its --env and its online "
+            f"options again, with --online-steps {config.steps - begun}"
+        )
 
 
 def check_same_run(config: RunConfig, state: dict[str, Any], data: dict[str, Any]) -> None:
@@ -173,15 +184,16 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def check_finite(out: Path, step: int, order: Batches, found: Gradient) -> None:
+def check_finite(config: RunConfig, step: int, order: Batches, found: Gradient) -> None:
     """Stop before a bad gradient spoils the weights, and leave behind what is needed to look into it."""
     if math.isfinite(found.loss) and math.isfinite(found.norm):
         return
-    path = out / "bad_batch.json"
+    path = config.output_dir / "bad_batch.json"
+    rate = "--lr" if hasattr(config, "lr") else "--policy.optimizer_lr"
     content = {"step": step, "loss": str(found.loss), "grad_norm": str(found.norm), "indices": order.batch(step - 1)}
     if current().is_first:
         checkpoint.write_json(path, content)
     raise LossNotFiniteError(
         f"step {step}: the loss is {found.loss} and its gradient's norm {found.norm}; the batch's indices are in "
-        f"{path}. Look at those frames for values that are not finite, or lower --lr"
+        f"{path}. Look at those frames for values that are not finite, or lower {rate}"
     )

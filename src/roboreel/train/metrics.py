@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from roboreel import checkpoint
 from roboreel.train.options import RunConfig
 from roboreel.view import read_metrics
@@ -27,6 +29,8 @@ class TrainResult:
     """Seconds that the loop waited for data, in the steps that count: what was lost to a kill is not in it."""
     update_s: float
     """Seconds that it computed, in the same steps."""
+    rollout_s: float = 0.0
+    """Seconds that it rolled out between them, or waited for the process that does."""
 
 
 class Line:
@@ -63,7 +67,8 @@ class Line:
         sums = {name: sum(values[name] for values in self._steps) for name in self._steps[0]}
         means = {name: sums[name] / len(self._steps) for name in ("loss", "grad_norm")}
         self._steps.clear()
-        values = {"step": step, **means, "lr": lr, "update_s": sums["update_s"], "data_s": sums["data_s"]}
+        seconds: dict[str, float] = {name: sums[name] for name in sums if name.endswith("_s")}
+        values = {"step": step, **means, "lr": lr, **seconds}
         with (out / checkpoint.METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         return values
@@ -78,8 +83,10 @@ def describe(result: TrainResult) -> str:
     waiting for data        0.5   0.0500   25.0%
     computing               1.5   0.1500   75.0%
     """
-    total = max(result.data_s + result.update_s, 1e-9)
     parts = {"waiting for data": result.data_s, "computing": result.update_s}
+    if result.rollout_s:
+        parts["rolling out"] = result.rollout_s
+    total = max(sum(parts.values()), 1e-9)
     head = f"{result.steps} steps, final loss {result.final_loss:.4f}, {result.frames_seen / total:.0f} samples/s"
     rows = [
         f"{name:16} {seconds:10.1f} {seconds / result.steps:8.4f} {seconds / total:7.1%}"
@@ -101,6 +108,7 @@ def result_of(config: RunConfig) -> TrainResult:
         final_loss=float(loss[-max(1, len(loss) // 20) :].mean()),
         data_s=float(columns["data_s"].sum()),
         update_s=float(columns["update_s"].sum()),
+        rollout_s=float(np.nansum(columns.get("rollout_s", 0.0))),  # the offline steps have none
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roboreel import checkpoint
+from roboreel import LeRobotDatasetV2, checkpoint
 from roboreel._optional import require
 from roboreel.errors import SourceError
 from roboreel.train.lerobot.policy import lerobot
@@ -84,9 +84,23 @@ def read_told(folder: Path, policy: str) -> dict[str, Any]:
 
 
 def frames_per_second(pretrained: Path) -> float | None:
-    """Return the rate (Hz) of what the policy has learned from; None where LeRobot wrote the checkpoint."""
+    """Return the rate (Hz) of what the policy has learned from.
+
+    LeRobot's own checkpoints only tell from which dataset that was; None where it is not here (any more).
+    """
     path = pretrained / TOLD
-    return float(checkpoint.read_json(path)["fps"]) if path.is_file() else None
+    if path.is_file():
+        return float(checkpoint.read_json(path)["fps"])
+    told = pretrained / "train_config.json"
+    data = checkpoint.read_json(told).get("dataset", {}) if told.is_file() else {}
+    if not data.get("repo_id"):
+        return None
+    home = lerobot("utils.constants").HF_LEROBOT_HOME
+    folder = Path(data.get("root") or home / data["repo_id"])
+    if (folder / "metadata.json").is_file():  # the drop-in's
+        return LeRobotDatasetV2(folder, readonly=True).fps
+    infos = [path for meta in ("meta", "meta_data") if (path := folder / meta / "info.json").is_file()]
+    return float(checkpoint.read_json(infos[0])["fps"]) if infos else None
 
 
 def load_checkpoint(folder: Path, parts: Parts, counters: Mapping[str, int]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import signal
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +63,8 @@ class RolloutProcess:
         self._answer()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            self._end.send(("end",))  # closing tells nothing while workers of a loader, forked since, hold the pipe too
         self._end.close()
         self._process.join(10)
         if self._process.is_alive():
@@ -86,6 +90,7 @@ class RolloutProcess:
 
 def _serve(end: Connection, place: Place) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too: the trainer ends it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which closes the environments, in processes of their own
     try:
         from roboreel.train.lerobot.actor import actor_from
 
@@ -98,13 +103,15 @@ def _serve(end: Connection, place: Place) -> None:
                     order = end.recv()
                 except EOFError:  # the trainer has ended, however
                     return
+                if order[0] == "end":
+                    return
                 if order[0] == "roll":
                     actor.load(torch.load(io.BytesIO(order[2]), map_location="cpu", weights_only=True))
                     end.send(("done", rollouts.roll(actor, order[1])))
                 else:
                     rollouts.snapshot(order[1])
                     end.send(("done", None))
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
         return
     except BaseException:  # noqa: BLE001 - told where it can be seen
         end.send(("failed", traceback.format_exc()))

@@ -26,6 +26,8 @@ class OnlineOptions:
     """Share of online frames in a batch, 0 to 1, on average."""
     online_buffer_capacity: str = "10000"
     """Of the buffer, in frames, or in bytes, as 20GB; the oldest episodes make room."""
+    online_buffers_kept: int = 1
+    """Of the checkpoints, the newest so many keep a copy of the buffer, from which alone a run can be resumed."""
     online_buffer_seed_size: int = 0
     """Frames that the buffer has at least before the first online step; without a dataset of random actions."""
     online_drop_n_last_frames: int = 1
@@ -35,7 +37,7 @@ class OnlineOptions:
     online_rollouts_apart: bool = False
     """Roll out in a process of its own while training goes on; losses then depend on who was faster."""
 
-    FREE_TO_CHANGE = ("online_steps",)
+    FREE_TO_CHANGE = ("online_steps", "online_buffers_kept")
     """Options that may differ when a run is resumed."""
 
     def __post_init__(self) -> None:
@@ -44,6 +46,7 @@ class OnlineOptions:
             "online_rollout_n_episodes": 1,
             "online_rollout_batch_size": 1,
             "online_steps_between_rollouts": 1,
+            "online_buffers_kept": 1,
             "online_buffer_seed_size": 0,
             "online_drop_n_last_frames": 0,
         }

@@ -142,13 +142,17 @@ class Online:
     def __init__(self, stage: Stage, start: int, episodes: int) -> None:
         self._stage, self._start, self._episodes = stage, start, episodes
         self._out = stage.config.output_dir
+        self._rollout_s = 0.0
+        """Since the last step."""
         self._rolling: Rolling = RollingApart(stage) if stage.options.online_rollouts_apart else RollingHere(stage)
 
     def run(self) -> None:
         """Learn, to the end of the run."""
         stage, config = self._stage, self._stage.config
         try:
+            clock = time.perf_counter()
             self._seed_buffer()
+            self._rollout_s = since(clock)[0]
             order, loader = self._mixed()
             line = Line(config.batch_size)
             progress = tqdm(
@@ -156,11 +160,13 @@ class Online:
             )
             with progress, Trackers(config, self._start) as trackers:
                 for rolls_first, start, stop in stage.rounds(self._start):
+                    clock = time.perf_counter()
                     if rolls_first:
                         self._take(start)
                         self._begin()
                     if not stage.options.online_rollouts_apart:
                         self._take(start)
+                    self._rollout_s += since(clock)[0]
                     order.start, order.stop = start, stop
                     self._learn(order, loader, line, trackers, progress)
         finally:
@@ -174,7 +180,8 @@ class Online:
             data_s, clock = since(clock)
             found, lr = take_step(config, learner, ready, step, order)
             update_s, clock = since(clock)
-            line.add(loss=found.loss, grad_norm=found.norm, data_s=data_s, update_s=update_s)
+            rollout_s, self._rollout_s = self._rollout_s, 0.0
+            line.add(loss=found.loss, grad_norm=found.norm, data_s=data_s, update_s=update_s, rollout_s=rollout_s)
             progress.update()
             if step % config.log_every == 0 or step == config.steps:
                 progress.set_postfix(line.shown(lr), refresh=False)
@@ -185,7 +192,9 @@ class Online:
 
     def _save(self, step: int, trackers: Trackers) -> None:
         stage = self._stage
+        clock = time.perf_counter()
         self._take(step)
+        self._rollout_s += since(clock)[0]
         content = {
             "config": checkpoint.plain(stage.config),
             "dataset": {} if stage.frames is None else stage.frames.identity,
@@ -195,6 +204,7 @@ class Online:
         with checkpoint.new_checkpoint(self._out, step) as folder:
             stage.learner.write(folder, step, content)
             self._rolling.snapshot(folder / BUFFER)
+        drop_buffers(self._out, stage.options.online_buffers_kept)
         plot_curves(self._out / checkpoint.METRICS, self._out / "curves.png")
         if stage.trials is not None:
             trackers.write(step, stage.trials.run(checkpoint.folder_of(self._out, step)))
@@ -251,6 +261,16 @@ class Online:
             pin_memory=stage.device.type == "cuda",
         )
         return order, loader
+
+
+def drop_buffers(out: Path, kept: int) -> None:
+    """Remove the copies of the buffer in all but the newest checkpoints; the policies stay."""
+    checkpoints, gone = out / checkpoint.CHECKPOINTS, f".{BUFFER}.gone"
+    copies = sorted(checkpoints.glob(f"[0-9]*/{BUFFER}"), key=lambda copy: int(copy.parent.name))
+    for copy in copies[:-kept]:
+        copy.rename(copy.with_name(gone))  # so that none is there in part, wherever this is killed
+    for copy in checkpoints.glob(f"[0-9]*/{gone}"):
+        shutil.rmtree(copy)
 
 
 def begin_buffer(stage: Stage, last: Path | None) -> int:

@@ -47,17 +47,21 @@ def train_online(
     check_options(config, options)
     with scene.make(1) as envs, checkpoint.run_lock(config.output_dir):
         assert envs.max_steps is not None
-        check_capacity(options, scene, envs.max_steps, config.output_dir)
+        if last is None or not (last / BUFFER).is_dir():  # else there was such a buffer already, and is, on this disk
+            check_capacity(options, scene, envs.max_steps, config.output_dir)
         stage = begin(config, options, scene, envs, device)
         check_fits(stage.learner.parts.config, stage.learner.fps, envs)
         stage = replace(stage, trials=trials)
+        if trials is not None:
+            trials.check(stage.learner.policy, stage.learner.fps)
         start = 0 if last is None else int(last.name)
+        state = {} if last is None else stage.learner.read(last)
+        check_first(config, options, state, start)
         if start < stage.first:
             assert stage.frames is not None
             run(replace(config, steps=stage.first), stage.learner, stage.frames, device, trials)
             start, last = stage.first, None
         elif last is not None:
-            state = stage.learner.read(last)
             check_same_run(config, state, {} if stage.frames is None else stage.frames.identity)
             stage.learner.load(state)
         episodes = begin_buffer(stage, last)
@@ -81,6 +85,22 @@ def check_options(config: LeRobotTrainConfig, options: OnlineOptions) -> None:
         raise ConfigError(
             f"--dataset none has nothing for {config.steps - options.online_steps} offline steps: give as many "
             "--online-steps as --steps"
+        )
+
+
+def check_first(config: LeRobotTrainConfig, options: OnlineOptions, state: dict[str, Any], start: int) -> None:
+    """Refuse to go on, after step `start`, with other steps online than the run has had."""
+    first = config.steps - options.online_steps
+    begun = state["config"]["steps"] - state["online"]["options"]["online_steps"] if "online" in state else None
+    if begun is not None and begun != first:
+        raise ConfigError(
+            f"--steps {config.steps} --online-steps {options.online_steps}: the run in {config.output_dir} went online "
+            f"after step {begun}; give --online-steps {config.steps - begun}"
+        )
+    if begun is None and start > first:
+        raise ConfigError(
+            f"--steps {config.steps} --online-steps {options.online_steps}: the run in {config.output_dir} has done "
+            f"{start} steps offline; give --online-steps {config.steps - start} or fewer"
         )
 
 
