@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +204,29 @@ def test_time_windows_of_uneven_steps_at_10_hz(
     others = [-7.0] * 3 + times + [1e10]  # the episodes before and after it
     moved = [slot + 3 for slot in slots]
     assert by_time(others, position + 3, seconds, lo=3, hi=10) == (moved, is_pad, [F] * len(seconds))
+
+
+@pytest.mark.parametrize("fps", [10, 20, 30, 50, 240])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_half_steps_go_to_the_earlier_frame_however_times_were_rounded(fps: int, dtype: Any) -> None:
+    steps = np.full(4000, 1 / fps)
+    steps[5] = 2 / fps  # a frame was dropped: it is by time that windows are found
+    times = np.cumsum(steps).astype(dtype).astype(np.float64)
+    position = np.arange(10, 3990)
+    lo, hi = np.zeros_like(position), np.full_like(position, 4000)
+    deltas = parse_deltas("index", [-0.5 / fps, 0, 0.5 / fps, 1.5 / fps], fps)
+    slots, is_pad, hole = time_windows(times.__getitem__, position, lo, hi, deltas)
+    assert (slots - position[:, None] == [-1, 0, 0, 1]).all()
+    assert not is_pad.any()
+    assert not hole.any()
+
+
+def test_times_of_more_digits_are_told_apart_by_them() -> None:
+    """1000 s are 6e-5 s apart in float32, and the nearer of two frames may be nearer by less."""
+    times = np.array([1000, 1000.1 + 1e-9, 1000.2 - 1e-6])
+    deltas = parse_deltas("index", [0.15], 10)
+    slots, _, _ = time_windows(times.__getitem__, np.array([0]), np.array([0]), np.array([3]), deltas)
+    assert slots.tolist() == [[2]]
 
 
 @pytest.mark.parametrize(

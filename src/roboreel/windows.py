@@ -187,9 +187,11 @@ def time_windows(
     right = _first_not_before(time_of, wanted, first, stop)
     left = np.maximum(right - 1, first)
     right = np.minimum(right, stop - 1)
-    left_distance, right_distance = np.abs(wanted - time_of(left)), np.abs(time_of(right) - wanted)
+    left_time, right_time = time_of(left), time_of(right)
+    left_distance, right_distance = np.abs(wanted - left_time), np.abs(right_time - wanted)
     # 0.1 s + 0.05 s is half-way between 0.1 s and 0.2 s, but not in binary; and times of a clock have fewer digits.
-    take_left = left_distance <= right_distance + np.maximum(deltas.tie_s, 4 * np.spacing(np.abs(wanted)))
+    rounding_s = _rounding_s(now[:, None], left_time, right_time)
+    take_left = left_distance <= right_distance + np.maximum(deltas.tie_s, rounding_s)
     nearest = np.where(take_left, left, right)
     # Timestamps may repeat: of several frames at one time the earliest counts, except that now is the frame itself.
     nearest = _first_not_before(time_of, time_of(nearest), first, stop)
@@ -198,6 +200,17 @@ def time_windows(
     outside = (wanted < time_of(lo)[:, None]) | (wanted > time_of(hi - 1)[:, None])
     too_far = distance > deltas.tolerance_s
     return nearest, too_far & outside, too_far & ~outside
+
+
+def _rounding_s(*times: Floats) -> Floats:
+    """Return by how much two distances between these times may differ where only rounding makes them differ.
+
+    Times that all are float32 values, as in most recordings, were rounded to them, each by up to half of their spacing.
+    """
+    largest = np.max([np.abs(each) for each in np.broadcast_arrays(*times)], axis=0)
+    is_single = np.all([each == each.astype(np.float32) for each in np.broadcast_arrays(*times)], axis=0)
+    rounding: Floats = np.where(is_single, 2 * np.spacing(largest.astype(np.float32)), 4 * np.spacing(largest))
+    return rounding
 
 
 def _first_not_before(time_of: Callable[[Ints], Floats], wanted: Floats, lo: Ints, hi: Ints) -> Ints:
