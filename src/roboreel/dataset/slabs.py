@@ -9,11 +9,12 @@ that somebody keeps is ever touched, and where no slab is free there is a new on
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import mmap
 import os
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import reduction, util
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from roboreel.dataset.buffers import Lease, Memory
 from roboreel.dataset.plan import aligned
+from roboreel.dataset.shared import SharedMapping
 
 _HEADER_BYTES = mmap.PAGESIZE
 _TICKETS = 32
@@ -32,8 +34,10 @@ _TICKETS = 32
 _ATTACHED, _PINNED, _ENDED = 32, 33, 34
 """Bytes after the tickets: the reader has mapped it; a forked process may read it for ever; the worker has ended."""
 _FREE = bytes(_TICKETS)
-_MOST_SLABS = 64
-"""Of a worker: beyond, batches travel as torch sends them."""
+_MOST_SLABS = 1 << 14
+"""Of a worker: beyond, batches travel as torch sends them. A process may have some 65,000 mappings."""
+_LOOKED_AT = 64
+"""So many slabs are asked whether they are free; where somebody keeps more than that, the next batch asks others."""
 
 _HAS_SLABS = hasattr(os, "memfd_create")
 
@@ -55,21 +59,22 @@ class Slab:
         self.fd: int | None = os.memfd_create("roboreel-batch", os.MFD_CLOEXEC)
         try:
             os.ftruncate(self.fd, _HEADER_BYTES + nbytes)
-            self.mapping = mmap.mmap(self.fd, _HEADER_BYTES + nbytes)
+            self._mapping = SharedMapping(self.fd, _HEADER_BYTES + nbytes)
         except BaseException:
             os.close(self.fd)
             raise
-        self.memory: Memory = np.frombuffer(self.mapping, np.uint8, offset=_HEADER_BYTES)
+        self.header = self._mapping.view[:_HEADER_BYTES]
+        self.memory = self._mapping.memory[_HEADER_BYTES:]
         self.address = self.memory.ctypes.data
         self.is_leased = False
 
     @property
     def is_free(self) -> bool:
-        return not self.is_leased and self.mapping[:_TICKETS] == _FREE
+        return not self.is_leased and self.header[:_TICKETS] == _FREE
 
     @property
     def is_pinned(self) -> bool:
-        return self.mapping[_PINNED] != 0
+        return self.header[_PINNED] != 0
 
     def lease(self) -> Memory:
         self.is_leased = True
@@ -80,23 +85,26 @@ class Slab:
 
     def ticket(self) -> int | None:
         """Take a ticket for one who will read the slab; None where all are taken."""
-        number = self.mapping[:_TICKETS].find(0)
+        number = bytes(self.header[:_TICKETS]).find(0)
         if number < 0:
             return None
-        self.mapping[number] = 1
+        self.header[number] = 1
         return number
 
     def handle(self) -> Any:
         """Return what another process opens the memory with; None once it has."""
-        if self.fd is not None and self.mapping[_ATTACHED]:
-            os.close(self.fd)
-            self.fd = None
+        self.is_attached()
         return None if self.fd is None else reduction.DupFd(self.fd)
+
+    def is_attached(self) -> bool:
+        """Whether the reader has mapped it: the file need not be open any more."""
+        if self.header[_ATTACHED]:
+            self.let_go()
+        return self.fd is None
 
     def free(self) -> None:
         """Give the memory back to the system; nobody may be reading it."""
-        with contextlib.suppress(OSError):
-            self.mapping.madvise(mmap.MADV_REMOVE, _HEADER_BYTES)
+        self._mapping.give_back(_HEADER_BYTES)
         self.let_go()
 
     def let_go(self) -> None:
@@ -125,7 +133,9 @@ class Slabs:
 
     def __init__(self) -> None:
         self.key = (os.getpid(), secrets.randbits(63))
-        self._slabs: list[Slab] = []
+        self._slabs: deque[Slab] = deque()
+        """Those looked at last, and the newest, at the end."""
+        self._unattached: list[Slab] = []
         self._made = 0
         self._lock = threading.Lock()
         util.Finalize(None, self._end, exitpriority=100)
@@ -133,17 +143,20 @@ class Slabs:
     def room(self, nbytes: int) -> SlabRoom | None:
         """Return room for a batch; None where there is none to be had."""
         with self._lock:
+            self._unattached = [slab for slab in self._unattached if not slab.is_attached()]
             slab = self._free_slab(nbytes) or self._new_slab(nbytes)
             return None if slab is None else SlabRoom(slab.lease())
 
     def _free_slab(self, nbytes: int) -> Slab | None:
-        for slab in list(self._slabs):
+        for _ in range(min(len(self._slabs), _LOOKED_AT)):
+            slab = self._slabs.popleft()
             if not slab.is_free:
+                self._slabs.append(slab)
                 continue
             if not slab.is_pinned and nbytes <= slab.memory.nbytes <= 2 * nbytes + _HEADER_BYTES:
+                self._slabs.append(slab)
                 return slab
-            self._slabs.remove(slab)
-            slab.mapping[_ENDED] = 1
+            slab.header[_ENDED] = 1
             slab.let_go() if slab.is_pinned else slab.free()
         return None
 
@@ -156,19 +169,24 @@ class Slabs:
             return None
         self._made += 1
         self._slabs.append(slab)
+        self._unattached.append(slab)
         return slab
+
+    def handle(self, slab: Slab) -> Any:
+        """As the slab's; for the thread that sends, while another one takes room."""
+        with self._lock:
+            return slab.handle()
 
     def holding(self, address: int) -> Slab | None:
         """The slab that an address lies in."""
-        for slab in self._slabs:
-            if 0 <= address - slab.address < slab.memory.nbytes:
-                return slab
-        return None
+        with self._lock:
+            of_it = (slab for slab in reversed(self._slabs) if 0 <= address - slab.address < slab.memory.nbytes)
+            return next(of_it, None)
 
     def _end(self) -> None:
         """When the worker ends: give back what nobody reads, and have the reader forget the rest when it is done."""
         for slab in self._slabs:
-            slab.mapping[_ENDED] = 1
+            slab.header[_ENDED] = 1
             if slab.is_free and not slab.is_pinned:
                 slab.free()
 
@@ -225,10 +243,20 @@ def _is_plain(torch: Any, value: Any) -> bool:
         and value.device.type == "cpu"
         and value.layout == torch.strided
         and not value.requires_grad
-        and value.dtype != torch.bfloat16
         and not value.dtype.is_complex
+        and _has_numpy(torch, value.dtype)
         and not value.is_quantized
     )
+
+
+@functools.cache
+def _has_numpy(torch: Any, dtype: Any) -> bool:
+    """Whether numpy has numbers of this kind: of bfloat16 and the float8s it has not."""
+    try:
+        torch.empty(0, dtype=dtype).numpy()
+    except TypeError:
+        return False
+    return True
 
 
 def _reduce(batch: WorkerBatch) -> tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]:
@@ -248,7 +276,7 @@ def _reduce(batch: WorkerBatch) -> tuple[Callable[..., dict[str, Any]], tuple[An
         if 0 <= offset < slab.memory.nbytes:
             notes[key] = (offset, array.dtype.str, array.shape, array.strides)
     others = {key: value for key, value in batch.items() if key not in notes}
-    return _received, (_own.key, slab.number, slab.memory.nbytes, slab.handle(), ticket, list(batch), notes, others)
+    return _received, (_own.key, slab.number, slab.memory.nbytes, _own.handle(slab), ticket, list(batch), notes, others)
 
 
 ForkingPickler.register(WorkerBatch, _reduce)
@@ -258,11 +286,12 @@ ForkingPickler.register(WorkerBatch, _reduce)
 class _Attached:
     """A worker's slab, mapped by the process that reads it."""
 
-    mapping: mmap.mmap
+    mapping: SharedMapping
+    header: memoryview = field(init=False)
     memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
-        self.memory = np.frombuffer(self.mapping, np.uint8, offset=_HEADER_BYTES)
+        self.header, self.memory = self.mapping.view[:_HEADER_BYTES], self.mapping.memory[_HEADER_BYTES:]
 
 
 _attached: dict[tuple[WorkerKey, int], _Attached] = {}
@@ -298,8 +327,8 @@ def _attach(slab: tuple[WorkerKey, int], nbytes: int, handle: Any) -> _Attached:
             if slab in _attached:  # sent twice before the worker saw that we have it
                 return _attached[slab]
             _forget_ended()
-            attached = _attached[slab] = _Attached(mmap.mmap(fd, _HEADER_BYTES + nbytes))
-            attached.mapping[_ATTACHED] = 1
+            attached = _attached[slab] = _Attached(SharedMapping(fd, _HEADER_BYTES + nbytes))
+            attached.header[_ATTACHED] = 1
             return attached
         finally:
             os.close(fd)
@@ -307,8 +336,9 @@ def _attach(slab: tuple[WorkerKey, int], nbytes: int, handle: Any) -> _Attached:
 
 def _forget_ended() -> None:
     """Let go of the slabs of workers that ended, also of those that were killed."""
+    alive = {pid: _is_alive(pid) for pid in {worker[0] for worker, _ in list(_attached)}}
     for slab, attached in list(_attached.items()):
-        if attached.mapping[_ENDED] or not _is_alive(slab[0][0]):
+        if attached.header[_ENDED] or not alive.get(slab[0][0], True):
             del _attached[slab]  # whoever still reads it has the mapping
 
 
@@ -323,16 +353,16 @@ def _is_alive(pid: int) -> bool:
 
 
 def _release(slab: tuple[WorkerKey, int], attached: _Attached, ticket: int) -> None:
-    attached.mapping[ticket] = 0
-    if attached.mapping[_ENDED]:
+    attached.header[ticket] = 0
+    if attached.header[_ENDED]:
         _attached.pop(slab, None)
 
 
 def _pin() -> None:
     """Before a fork: what is being read now may be read by the child when we have long let go of it."""
     for attached in list(_attached.values()):
-        if attached.mapping[:_TICKETS] != _FREE:
-            attached.mapping[_PINNED] = 1
+        if attached.header[:_TICKETS] != _FREE:
+            attached.header[_PINNED] = 1
 
 
 def _renew_lock() -> None:
