@@ -148,16 +148,25 @@ def measure(benchmark: Benchmark, scene: Scene, seconds: float) -> dict[str, Any
 
 
 def compared(read: Mapping[str, Mapping[str, list[Any]]], name: str) -> dict[str, list[str]]:
-    """Say on which keys a contender's first batch was ours; those of another dtype or size are not compared.
+    """Say on which keys a contender's first batch was ours; those of another size are not compared.
 
-    >>> read = {"roboreel": {"a": ["f", 2, 1.0], "b": ["f", 2, 9.0], "c": ["f", 4, 0.0]}}
-    >>> compared({**read, "numpy": {"a": ["f", 2, 1.0], "b": ["f", 2, 8.0], "c": ["u", 4, 0.0]}}, "numpy")
-    {'same': ['a'], 'other': ['b']}
+    Bytes are the same as floats in [0, 1], as which others give images.
+
+    >>> read = {"roboreel": {"a": ["f", 2, 1.0], "b": ["f", 2, 9.0], "c": ["u", 4, 510.0], "d": ["u", 4, 0.0]}}
+    >>> theirs = {"a": ["f", 2, 1.0], "b": ["f", 2, 8.0], "c": ["f", 4, 2.0], "d": ["u", 8, 0.0]}
+    >>> compared({**read, "numpy": theirs}, "numpy")
+    {'same': ['a', 'c'], 'other': ['b']}
     """
     ours = read.get(OURS, {})
-    alike = {key: found for key, found in read[name].items() if key in ours and ours[key][:2] == found[:2]}
-    same = [key for key, found in alike.items() if math.isclose(found[2], ours[key][2], rel_tol=1e-3, abs_tol=1e-3)]
+    alike = {key: found for key, found in read[name].items() if key in ours and ours[key][1] == found[1]}
+    same = [key for key, found in alike.items() if _is_same(ours[key], found)]
     return {"same": same, "other": [key for key in alike if key not in same]}
+
+
+def _is_same(one: list[Any], other: list[Any]) -> bool:
+    as_floats = {one[0], other[0]} == {"u", "f"}
+    sums = [total / 255 if as_floats and kind == "u" else total for kind, _, total in (one, other)]
+    return math.isclose(*sums, rel_tol=1e-3, abs_tol=1e-3)
 
 
 def in_turns(
