@@ -119,6 +119,34 @@ def test_the_default_collate_takes_the_assembled_batch_as_it_is(roots: dict[str,
     assert batch["index"].tolist() == [3, 1]
 
 
+class Scaled(Dataset[Any]):
+    """A user's dataset around ours, which changes the samples that it is given."""
+
+    def __init__(self, dataset: LeRobotDatasetV2) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        samples = self.dataset.__getitems__(indices)
+        for sample in samples:
+            sample["doubled"] = sample["index"] * 2
+            del sample["action"]
+        samples[0]["index"] = samples[0]["index"] - 100
+        return samples
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_samples_were_changed_to_is_collated(roots: dict[str, Path], workers: int) -> None:
+    scaled = Scaled(LeRobotDatasetV2(roots["memmap"]))
+    for batch in DataLoader(scaled, 4, num_workers=workers, multiprocessing_context="fork" if workers else None):
+        first = int(batch["doubled"][0]) // 2
+        assert batch["doubled"].tolist() == [2 * (first + k) for k in range(4)]
+        assert batch["index"].tolist() == [first - 100, first + 1, first + 2, first + 3]
+        assert "action" not in batch
+
+
 def test_a_loader_without_batches_gives_single_items(roots: dict[str, Path]) -> None:
     dataset = LeRobotDatasetV2(roots["memmap"])
     assert [numbers_of(item) for item in DataLoader(dataset, batch_size=None)] == list(range(12))

@@ -251,12 +251,13 @@ def test_what_cannot_be_is_refused(dataset: LeRobotDatasetV2, options: dict[str,
         ([0.5], [1], r"index of dtype float64; frames are told by batch\['index'\], integers"),
         ([0, 1], [1, -2], "priorities from -2.0 to 1.0; finite ones, 0 or more"),
         ([0, 1], [1, np.nan], "priorities from nan to nan"),
+        ([0, 1], [1, 1e300], r"priorities up to 1e\+300 with alpha=2 weigh more"),
     ],
 )
 def test_priorities_that_cannot_be_change_nothing(
     dataset: LeRobotDatasetV2, index: Any, priorities: Any, message: str
 ) -> None:
-    sampler = PrioritizedSampler(dataset, 4)
+    sampler = PrioritizedSampler(dataset, 4, alpha=2)
     with pytest.raises(InvalidArgumentError, match=message):
         sampler.update(index, priorities)
     assert sampler.probabilities().tolist() == pytest.approx([0.1] * 10)

@@ -330,7 +330,14 @@ def test_a_buffer_may_be_empty_at_first(tmp_path: Path) -> None:
     ("options", "error", "message"),
     [
         ({"batch_size": 0}, InvalidArgumentError, "batch_size=0; an integer, 1 or more, or None"),
-        ({"batch_size": 2.0}, InvalidArgumentError, r"batch_size=2\.0"),
+        ({"batch_size": 2.0}, InvalidArgumentError, r"batch_size=2\.0; an integer would do"),
+        ({"batch_size": True}, InvalidArgumentError, "batch_size=True; an integer would do"),
+        ({"seed": None}, InvalidArgumentError, "seed=None; an integer would do"),
+        ({"epoch": 0.0}, InvalidArgumentError, r"epoch=0\.0; an integer would do"),
+        ({"drop_n_last_frames": 1.5}, InvalidArgumentError, r"drop_n_last_frames=1\.5; an integer would do"),
+        ({"max_age": 3.5}, InvalidArgumentError, r"max_age=3\.5; an integer would do"),
+        ({"episodes": {0, 2}}, InvalidArgumentError, r"episodes=\{0, 2\}; a list of episode numbers"),
+        ({"episodes": [1.5]}, InvalidArgumentError, r"episodes=\[1\.5\]; a list of episode numbers"),
         ({"rank": 2, "world_size": 2}, InvalidArgumentError, "rank=2 of world_size=2; give 0 <= rank < world_size"),
         ({"seed": -1}, InvalidArgumentError, "seed=-1; give one from 0"),
         ({"start": -1}, InvalidArgumentError, "epoch=0, start=-1; both must be 0 or more"),
@@ -344,6 +351,19 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         EpisodeAwareSampler(dataset, **options)
+
+
+def test_integers_of_numpys_are_integers(dataset: LeRobotDatasetV2) -> None:
+    many: dict[str, Any] = {"batch_size": 5, "seed": 3, "epoch": 2, "start": 1, "max_age": 20, "drop_n_last_frames": 1}
+    numpys = {name: np.int64(value) for name, value in many.items()}
+    one, other = (EpisodeAwareSampler(dataset, shuffle=True, **options) for options in (many, numpys))
+    assert list(one) == list(other)
+    assert type(other.state_dict()["position"]) is int
+    seven: Any = np.int64(7)
+    one.set_epoch(seven, start=seven)
+    assert type(one.state_dict()["epoch"]) is int
+    with pytest.raises(InvalidArgumentError, match=r"start=0\.5; an integer would do"):
+        one.set_epoch(7, 0.5)  # type: ignore[arg-type]
 
 
 def test_nothing_to_draw_is_refused(dataset: LeRobotDatasetV2, tmp_path: Path) -> None:

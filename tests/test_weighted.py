@@ -145,6 +145,7 @@ def test_an_array_weighs_places_and_nothing_beyond_its_end(tmp_path: Path) -> No
         ({0: -1}, InvalidArgumentError, "episode 0 weighs -1; weights are finite and 0 or more"),
         (lambda dataset: dataset.get_data_by_key("action") - 2, InvalidArgumentError, "index 0 weighs -2"),
         ([1.0] * 10 + [np.nan], InvalidArgumentError, "index 10 weighs nan"),
+        (np.full(FRAMES, 1e308), InvalidArgumentError, "the weights add up to more than a float64 holds"),
         (np.zeros(FRAMES), InvalidArgumentError, "nothing to draw from .*: every weight is 0"),
     ],
 )

@@ -96,6 +96,7 @@ def test_lost_frames_weigh_nothing(tmp_path: Path) -> None:
         ({"online_dataset": True, "online_sampling_ratio": 1.5}, "online_sampling_ratio=1.5; a number from 0 to 1"),
         ({"online_dataset": True, "online_sampling_ratio": float("nan")}, "online_sampling_ratio=nan"),
         ({"offline_drop_n_last_frames": -1}, "cannot drop the last -1 frames"),
+        ({"offline_drop_n_last_frames": 1.5}, r"drop_n_last_frames=1\.5; an integer would do"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

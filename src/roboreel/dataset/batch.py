@@ -67,6 +67,8 @@ class Sample(dict[str, Any]):
 
     def __init__(self, assembled: dict[str, Any], at: int) -> None:
         self._source: tuple[dict[str, Any], int] | None = (assembled, at)
+        self.is_changed = False
+        """Whether it was given other keys or values than it came with."""
 
     def _fill(self) -> None:
         if self._source is not None:
@@ -89,21 +91,39 @@ def _filled_first(name: str) -> Callable[..., Any]:
     return filled_first
 
 
+def _filled_and_changed(name: str) -> Callable[..., Any]:
+    method = _filled_first(name)
+
+    @functools.wraps(method)
+    def filled_and_changed(sample: Sample, *args: Any, **options: Any) -> Any:
+        sample.is_changed = True
+        return method(sample, *args, **options)
+
+    return filled_and_changed
+
+
 # `__iter__` among them: where it is not dict's own, `dict(sample)` and `{**sample}` go through the methods, too.
 for _name in (
-    *("__contains__", "__delitem__", "__eq__", "__ge__", "__getitem__", "__gt__", "__ior__", "__iter__", "__le__"),
-    *("__len__", "__lt__", "__ne__", "__or__", "__repr__", "__reversed__", "__ror__", "__setitem__"),
-    *("clear", "copy", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"),
+    *("__contains__", "__eq__", "__ge__", "__getitem__", "__gt__", "__iter__", "__le__", "__len__", "__lt__"),
+    *("__ne__", "__or__", "__repr__", "__reversed__", "__ror__", "copy", "get", "items", "keys", "values"),
 ):
     setattr(Sample, _name, _filled_first(_name))
+for _name in ("__delitem__", "__ior__", "__setitem__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(Sample, _name, _filled_and_changed(_name))
 
 
 class Batch(Sequence[Sample]):
-    """B samples over one assembled batch, `assembled`."""
+    """B samples over one assembled batch, `assembled`; each is the same one whenever it is asked for."""
 
     def __init__(self, assembled: dict[str, Any], size: int) -> None:
         self.assembled = assembled
         self._size = size
+        self._samples: dict[int, Sample] = {}
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a sample was given other keys or values, so that the assembled batch is not what they are."""
+        return any(sample.is_changed for sample in self._samples.values())
 
     def __len__(self) -> int:
         return self._size
@@ -117,7 +137,10 @@ class Batch(Sequence[Sample]):
             return [self[k] for k in range(*i.indices(self._size))]
         if not -self._size <= i < self._size:
             raise IndexError(f"sample {i} of a batch of {self._size}")
-        return Sample(self.assembled, i)
+        at = i % self._size
+        if at not in self._samples:
+            self._samples[at] = Sample(self.assembled, at)
+        return self._samples[at]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(self._size))
@@ -132,7 +155,7 @@ def register_collate() -> None:
 
 
 def _collate(batch: Sequence[Sample], *, collate_fn_map: Any = None) -> dict[str, Any]:  # noqa: ARG001 - torch's
-    if isinstance(batch, Batch):
+    if isinstance(batch, Batch) and not batch.is_changed:
         return batch.assembled
     from torch.utils.data import default_collate
 

@@ -13,7 +13,7 @@ from roboreel._optional import require
 from roboreel.dataset import LeRobotDatasetV2, MultiLeRobotDatasetV2
 from roboreel.dataset.batch import BlockBatch
 from roboreel.errors import InvalidArgumentError
-from roboreel.sampling.order import check_epoch, check_rank, check_seed, shuffled
+from roboreel.sampling.order import check_epoch, check_rank, check_seed, integer, shuffled
 
 Ints = NDArray[np.int64]
 
@@ -66,7 +66,9 @@ class EpisodeBlocks(Base):
     """Epoch and start, in memory that workers share."""
 
     def __post_init__(self) -> None:
-        if not all(type(number) is int and number >= 1 for number in (self.batch_size, self.episodes)):
+        for name in ("batch_size", "episodes", "seed", "epoch", "start", "rank", "world_size"):
+            setattr(self, name, integer(name, getattr(self, name)))
+        if min(self.batch_size, self.episodes) < 1:
             raise InvalidArgumentError(
                 f"batch_size={self.batch_size}, episodes={self.episodes}; both must be integers, 1 or more"
             )

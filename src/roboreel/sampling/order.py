@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,17 @@ def uniforms(count: int, seed: int, epoch: int, start: int = 0) -> NDArray[np.fl
     blocks, skipped = divmod(start, 4)
     bits = np.random.Philox(key=[seed, epoch], counter=[blocks, 0, 1, 0])
     return np.random.Generator(bits).random(skipped + count)[skipped:]
+
+
+def integer(name: str, value: Any) -> int:
+    """Return an integer, also one of numpy's, as Python's; refuse what is none.
+
+    Raises:
+        InvalidArgumentError: it is no integer.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        raise InvalidArgumentError(f"{name}={value!r}; an integer would do")
+    return int(value)
 
 
 def check_seed(seed: int) -> None:

@@ -21,6 +21,8 @@ from roboreel.sampling.weighted import DrawingSampler
 if TYPE_CHECKING:
     from torch import Tensor
 
+_MOST = 1e290
+"""That a frame may weigh: as many as a disk can hold add up to what a float64 holds."""
 _REMEMBERED = 1024
 """So many batches that were given are known to `state_dict`; a DataLoader asks for 2 a worker ahead."""
 
@@ -135,10 +137,16 @@ class PrioritizedSampler(DrawingSampler):
             raise InvalidArgumentError(f"priorities from {values.min()} to {values.max()}; finite ones, 0 or more, do")
         if not len(values):
             return 0
+        with np.errstate(over="ignore"):
+            weights = self._weight(values)
+        if weights.max() > _MOST:
+            raise InvalidArgumentError(
+                f"priorities up to {values.max():g} with alpha={self.alpha:g} weigh more than {_MOST:g}; give smaller"
+            )
         self._follow()
         at = self._seen.indices_of(numbers)
         there = at >= 0
-        self._tree.set(at[there], self._weight(values[there]))
+        self._tree.set(at[there], weights[there])
         self._highest = max(self._highest, float(values.max()))
         return int(np.count_nonzero(there))
 

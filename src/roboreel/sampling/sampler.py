@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
+from roboreel.dataset.choice import parse_episodes
 from roboreel.errors import InvalidArgumentError
 from roboreel.sampling.drawable import Choice, Drawable, EpisodeSource, Ints, check_episodes
-from roboreel.sampling.order import Share, check_epoch, check_rank, check_seed
+from roboreel.sampling.order import Share, check_epoch, check_rank, check_seed, integer
 
 Take = Callable[[int, int], Ints]
 """Given where a stretch of an epoch's positions begins, a multiple of `world_size`, and ends: this rank's indices."""
 
+_INTEGERS = ("drop_n_first_frames", "drop_n_last_frames", "seed", "epoch", "start", "rank", "world_size")
 _AT_ONCE = 1024
 """So many indices are made at a time where they are given one by one."""
 
@@ -58,14 +60,19 @@ class FrameSampler(ABC):
     """Leave out the frames at the end of an epoch that do not make a whole batch for each rank."""
 
     def __post_init__(self) -> None:
-        if not (self.batch_size is None or (type(self.batch_size) is int and self.batch_size >= 1)):
+        for name in _INTEGERS:
+            setattr(self, name, integer(name, getattr(self, name)))
+        for name in ("batch_size", "max_age"):
+            if getattr(self, name) is not None:
+                setattr(self, name, integer(name, getattr(self, name)))
+        if self.batch_size is not None and self.batch_size < 1:
             raise InvalidArgumentError(f"batch_size={self.batch_size!r}; an integer, 1 or more, or None would do")
         check_rank(self.rank, self.world_size)
         check_seed(self.seed)
         check_epoch(self.epoch, self.start)
         self._choice = Choice(self.episodes, self.drop_n_first_frames, self.drop_n_last_frames, self.max_age)
         if self.episodes is not None:
-            check_episodes(self.dataset, self.episodes)
+            check_episodes(self.dataset, parse_episodes(self.episodes).tolist())
         self._set: Epoch | None = None
         """The epoch that the next iteration gives, where that is settled already."""
         self._running: Epoch | None = None
@@ -80,6 +87,7 @@ class FrameSampler(ABC):
         Without `start` all of it; but where this epoch is set already, the sampler goes on where it would have, so that
         `set_epoch` in a loop does not undo `load_state_dict`.
         """
+        epoch, start = integer("epoch", epoch), None if start is None else integer("start", start)
         check_epoch(epoch, start or 0)
         if epoch != self.epoch:
             self._set = None

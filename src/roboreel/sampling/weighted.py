@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roboreel.errors import InvalidArgumentError
 from roboreel.sampling.drawable import Drawable, Ints, check_episodes
-from roboreel.sampling.order import uniforms
+from roboreel.sampling.order import integer, uniforms
 from roboreel.sampling.sampler import Epoch, FrameSampler, Take
 from roboreel.sampling.sum_tree import Floats, SumTree
 
@@ -30,8 +30,10 @@ class DrawingSampler(FrameSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_samples is not None and self.num_samples < 1:
-            raise InvalidArgumentError(f"num_samples={self.num_samples}; 1 or more, or None would do")
+        if self.num_samples is not None:
+            self.num_samples = integer("num_samples", self.num_samples)
+            if self.num_samples < 1:
+                raise InvalidArgumentError(f"num_samples={self.num_samples}; 1 or more, or None would do")
 
     def _frames(self, drawable: Drawable) -> int:
         wanted = self.num_samples or drawable.frames
@@ -105,7 +107,11 @@ class WeightedSampler(DrawingSampler):
         """The weights as they are now."""
         if self._made is None or self._made[0] != self.dataset.generation or self._made[1] is not self.weights:
             drawable = self._choice.look(self.dataset)
-            tree = SumTree(self._weigh(drawable))
+            weights = self._weigh(drawable)
+            with np.errstate(over="ignore"):
+                if not np.isfinite(weights.sum()):
+                    raise InvalidArgumentError("the weights add up to more than a float64 holds; give smaller ones")
+            tree = SumTree(weights)
             if not tree.total > 0:
                 raise InvalidArgumentError(f"nothing to draw from {self.dataset!r}: every weight is 0")
             self._made = drawable.generation, self.weights, tree

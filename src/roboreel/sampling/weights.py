@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from roboreel._optional import require
 from roboreel.errors import InvalidArgumentError
 from roboreel.sampling.drawable import EpisodeSource
+from roboreel.sampling.order import integer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def _weights(
     dataset: EpisodeSource, drop_n_last_frames: int, share: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Spread `share` evenly over the frames that may be drawn; return also which indices hold a frame at all."""
-    if drop_n_last_frames < 0:
+    if integer("drop_n_last_frames", drop_n_last_frames) < 0:
         raise InvalidArgumentError(f"cannot drop the last {drop_n_last_frames} frames; 0 or more would do")
     ranges, length = dataset.episode_data_index, len(dataset)
     drawable = in_ranges(length, ranges["from"], ranges["to"] - drop_n_last_frames)
