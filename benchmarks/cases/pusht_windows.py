@@ -90,6 +90,24 @@ class ByHand:
         return found
 
 
+class Ready(ByHand):
+    """The same tensors over arrays that are there already: nothing is read, nothing computed."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        first = next(iter(Endless(setup)))
+        self._ready = {key: tensor.numpy() for key, tensor in super().__getitems__(first).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        return {key: torch.from_numpy(array) for key, array in self._ready.items()}
+
+
+def nothing_read(setup: Setup) -> Iterator[Run]:
+    """What the default DataLoader and the making of tensors take by themselves."""
+    loader: Any = DataLoader(Ready(setup), batch_sampler=Endless(setup), collate_fn=as_it_is)  # type: ignore[arg-type]
+    yield drain(iter(loader))
+
+
 def by_hand(setup: Setup) -> Iterator[Run]:
     """The default DataLoader over that, which it is told to take as it is."""
     loader: Any = DataLoader(ByHand(setup), batch_sampler=Endless(setup), collate_fn=as_it_is)  # type: ignore[arg-type]
@@ -137,11 +155,18 @@ STATE = Benchmark(
         Contender("roboreel", ours),
         Contender("numpy", take),
         Contender("by hand", by_hand),
+        Contender("nothing read", nothing_read, own_batches=True),
         Contender("torchrl", f"{TORCHRL}:slices", "torchrl", own_batches=True),
         Contender("lerobot 0.4.4", f"{LEROBOT}:version_0_4", "lerobot04"),
         Contender("lerobot 0.6.1", f"{LEROBOT}:version_0_6", "lerobot06"),
     ),
-    (times_of("numpy", 3), times_of("by hand"), rate_of("torchrl", 2), rate_of("lerobot 0.4.4", 1000)),
+    (
+        times_of("numpy", 3),
+        times_of("by hand"),
+        times_of("nothing read"),
+        rate_of("torchrl", 2),
+        rate_of("lerobot 0.4.4", 1000),
+    ),
 )
 
 IMAGE = Benchmark(
