@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks.benchmark import Scene
 from roboreel import LeRobotDatasetV2
+from roboreel.columns.scheduling import ordinary_threads
 
 os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 tells its settings otherwise
 
@@ -71,7 +72,7 @@ def encode(path: Path, blocks: Blocks, encoding: Encoding, fps: int = FPS) -> in
     """Write an MP4, frame k at k / fps seconds; returns the number of frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with av.open(str(path), "w", format="mp4") as container:
+    with ordinary_threads(), av.open(str(path), "w", format="mp4") as container:
         settings = {"g": str(encoding.gop), **encoding.options}
         stream: Any = container.add_stream(encoding.encoder, rate=fps, options=settings)
         for pixels in itertools.chain.from_iterable(blocks):

@@ -43,6 +43,8 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from roboreel.columns.scheduling import ordinary_threads
+
 CAMERA = "observation.image"
 FPS = 10
 SIDE = 96
@@ -119,7 +121,10 @@ def encode_video(path: Path, recording: Recording) -> None:
     """Write all episodes into one mp4, frame k at exactly k / 10 s, each episode starting at a key frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     to_yuv = VideoReformatter()  # one for all: a frame's own `reformat` sets up the conversion anew each time
-    with av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+    with (
+        ordinary_threads(),
+        av.open(str(path), "w", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container,
+    ):
         stream = cast(av.VideoStream, container.add_stream(CODEC, rate=FPS, options=OPTIONS))
         stream.width = stream.height = SIDE
         stream.pix_fmt = PIX_FMT

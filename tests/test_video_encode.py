@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,26 @@ from tests.video_files import painted_frames, read_numbers
 
 def decoded(path: Path, n: int) -> NDArray[np.uint8]:
     return np.concatenate(list(decode_range(path, 0, n, block=16)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="not told which threads are real-time ones")
+@pytest.mark.parametrize("codec", ["av1", "h264", "hevc"])
+def test_no_thread_becomes_a_real_time_one(tmp_path: Path, codec: Any) -> None:
+    """SVT-AV1 would make so its own, and whoever calls it, wherever it may: as root."""
+
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+
+    seen = [os.sched_getscheduler(0)]
+
+    def blocks() -> Iterator[NDArray[np.uint8]]:
+        for _ in range(2):  # the second one is asked for by an encoder that runs
+            yield painted_frames(range(4))
+            seen.append(os.sched_getscheduler(0))
+            seen.extend(policies())
+
+    encode_video(tmp_path / "video.mp4", blocks(), fps=10, options=VideoOptions(codec=codec))
+    assert {*seen, os.sched_getscheduler(0)} == {os.SCHED_OTHER}
 
 
 OPTIONS = {

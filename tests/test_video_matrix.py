@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from roboreel.columns.decode import decode_range
 from roboreel.columns.decoder_pool import DecoderPool
 from roboreel.columns.frame_table import FrameTable
+from roboreel.columns.scheduling import ordinary_threads
 from tests.video_files import read_numbers, write_video
 
 FRAMES = 40
@@ -145,7 +146,7 @@ def test_colours_are_those_that_were_filmed(tmp_path: Path, codec: str, matrix: 
     options = quality.get(codec, {"crf": "5", "x265-params": "log-level=none:pools=1"})
     if codec == "libx264":
         options.pop("x265-params", None)
-    with av.open(str(path), "w") as container:
+    with ordinary_threads(), av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=Fraction(10), options=options)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         if is_tagged:

@@ -18,6 +18,8 @@ import av.video.stream
 import numpy as np
 from numpy.typing import NDArray
 
+from roboreel.columns.scheduling import ordinary_threads
+
 HEIGHT, WIDTH = 64, 96
 
 X264_B = {"g": "12", "bf": "3", "x264-params": "b-adapt=0:scenecut=0"}
@@ -81,7 +83,7 @@ def write_video(
     """
     os.environ.setdefault("SVT_LOG", "1")  # else SVT-AV1 fills the test log
     rate = Fraction(fps)
-    with av.open(str(path), "w", options=dict(container_options or {})) as container:
+    with ordinary_threads(), av.open(str(path), "w", options=dict(container_options or {})) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=dict(options or {}))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         stream.codec_context.time_base = 1 / rate

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from roboreel.columns.scheduling import ordinary_threads
 from tests.video_files import HEIGHT, WIDTH, painted_frame
 
 FPS = 10
@@ -68,6 +69,7 @@ def write(folder: Path, lengths: Sequence[int] = LENGTHS, leave_out: Sequence[st
             is_other = episode % 2 == 1 or (episode == len(lengths) - 1 and k > 2)
             dataset.add_frame({**frame(number, tuple(features)), "task": TASKS[is_other]})
             number += 1
-        dataset.save_episode()
+        with ordinary_threads():
+            dataset.save_episode()
     dataset.finalize()
     return folder

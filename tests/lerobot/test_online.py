@@ -169,6 +169,7 @@ def test_what_does_not_go_together_is_refused_before_the_first_step(tmp_path: Pa
         ("5", " 5: an episode has up to 6 frames; give --online-buffer-capacity 6 at least"),
         ("200B", r" 200B \(room for 0 frames\): an episode has up to 6 frames"),
         ("600B", r" 600B \(room for . frames\): an episode has up to 6 frames"),
+        ("900TB", r": this needs 900,000,000,000,000 bytes and .* are free"),
         ("twenty", ": buffer_capacity='twenty'; a positive number of frames would do, or a size such as '20GB'"),
     ):
         for dataset, steps in ((recorded, 4), (Path("none"), 8)):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.columns.frame_table import FrameTable
+from roboreel.columns.scheduling import ordinary_threads
 from roboreel.columns.silence import silence
 from roboreel.errors import InvalidArgumentError, StorageError, VideoError
 from roboreel.format import files
@@ -99,6 +100,8 @@ def _write(
                 _check_encoder(av.__version__, options.codec, shape[1])
                 stream = container.add_stream(_ENCODERS[options.codec], rate=rate, options=settings)
                 stream.height, stream.width, stream.pix_fmt = *shape[:2], options.pix_fmt
+                with ordinary_threads():
+                    stream.codec_context.open()
             for pixels in block:
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 frame.pts, frame.time_base = count, 1 / rate

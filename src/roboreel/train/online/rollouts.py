@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from roboreel import LeRobotDatasetV2
 from roboreel.envs import Actor, RandomActor, VectorEnvs, rollout
-from roboreel.errors import CapacityError, ConfigError, InvalidArgumentError, RoboreelError
+from roboreel.errors import CapacityError, ConfigError, DiskSpaceError, InvalidArgumentError, RoboreelError
 from roboreel.train.online.options import OnlineOptions, Scene
 
 
@@ -67,7 +67,7 @@ class Rollouts:
         """
         found = {}
         for episode in rollout(self.envs, actor, seeds):
-            with naming("--online-buffer-capacity", CapacityError):
+            with naming("--online-buffer-capacity", CapacityError, DiskSpaceError):
                 self._buffer.add_episodes(episode.data, no_flush=True)
             rewards = episode.rewards
             success = episode.success if episode.tells_success else None
@@ -95,11 +95,11 @@ def restore(snapshot: Path, buffer: Path) -> None:
 
 
 @contextlib.contextmanager
-def naming(option: str, kind: type[RoboreelError]) -> Iterator[None]:
+def naming(option: str, *kinds: type[RoboreelError]) -> Iterator[None]:
     """Say by which option what is refused was given."""
     try:
         yield
-    except kind as error:
+    except kinds as error:
         raise ConfigError(f"{option}: {error}") from error
 
 
