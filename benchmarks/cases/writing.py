@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.benchmark import Benchmark, Contender, Run, Scene, Setup, rate_of
 from benchmarks.recordings import FPS, moving_frames
 from roboreel import LeRobotDatasetV2
+from roboreel.columns.scheduling import ordinary_threads
 
 CAMERA = "observation.images.cam0"
 EPISODES = 4
@@ -102,6 +103,8 @@ def encoder(setup: Setup) -> Iterator[Run]:
         codec.height, codec.width = frames.shape[1:3]
         codec.pix_fmt, codec.framerate, codec.time_base = "yuv420p", Fraction(FPS), Fraction(1, FPS)
         codec.options = {"g": "2", "crf": "30"}
+        with ordinary_threads():
+            codec.open()
         packets = 0
         for k, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
