@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ import pytest_timeout
 
 from tests import hub_server
 from tests.hub_state import Hub
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's background jobs, and of all that these start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports them: no window, no display, no network.
 os.environ.setdefault("MPLBACKEND", "Agg")

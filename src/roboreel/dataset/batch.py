@@ -32,18 +32,19 @@ def to_tensors(plan: Plan, arrays: Arrays, strings: Sequence[str], *, single: bo
         }  # with the dots an array, also without any axis
     batch: dict[str, Any] = {key: from_numpy(arrays[key]) for key in plan.keys}
     for key in plan.strings:
-        batch[key] = _decoded(arrays[key], strings)
+        batch[key] = decoded(arrays[key], strings)
     for key in plan.cameras:
         # A view: the pixels stay where they are, in the order that convolutions call channels_last.
         batch[key] = batch[key].movedim(-1, -3)
     return batch
 
 
-def _decoded(codes: NDArray[Any], strings: Sequence[str]) -> Any:
+def decoded(codes: NDArray[Any], strings: Sequence[str]) -> Any:
+    """Return the strings of codes, in lists as the codes' array has axes."""
     if codes.ndim == 0:
         return strings[int(codes)]
     if codes.ndim > 1:
-        return [_decoded(part, strings) for part in codes]
+        return [decoded(part, strings) for part in codes]
     if len(strings) == 1:
         return [strings[0]] * len(codes)
     return list(map(strings.__getitem__, codes.tolist()))

@@ -170,7 +170,7 @@ class Plan:
 
     def nbytes(self, samples: int) -> int:
         """Bytes that the arrays of a batch take in a slab."""
-        return sum(aligned(samples * nbytes) for _, _, _, nbytes in self._layout)
+        return sum(aligned(samples * nbytes) for _, _, _, nbytes in self.layout)
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -180,12 +180,12 @@ class Plan:
     def arrays(self, samples: int, room: Room) -> Arrays:
         """Return arrays, (samples, …) each, to be filled; those that a gather may as well make itself are left out."""
         largest, others = self._gathered
-        layout = others if samples * largest < room.least_bytes else self._layout
+        layout = others if samples * largest < room.least_bytes else self.layout
         return {key: room.empty((samples, *shape), dtype, samples * nbytes) for key, shape, dtype, nbytes in layout}
 
     def complete(self, arrays: Arrays, samples: int) -> None:
         """Add the arrays that were left out, for those who fill them in parts."""
-        for key, shape, dtype, _ in self._layout:
+        for key, shape, dtype, _ in self.layout:
             if key not in arrays:
                 arrays[key] = np.empty((samples, *shape), dtype)
 
@@ -194,11 +194,11 @@ class Plan:
         """Of the keys of which a gather gives what a batch has, the most bytes of a sample; and all other keys."""
         masks = [part.mask_key for part in self.parts if part.steps is not None]
         gathered = {*masks, *(key for group in (self.single, *self.windowed) for key in group.as_stored)}
-        largest = max((nbytes for key, _, _, nbytes in self._layout if key in gathered), default=0)
-        return largest, tuple(item for item in self._layout if item[0] not in gathered)
+        largest = max((nbytes for key, _, _, nbytes in self.layout if key in gathered), default=0)
+        return largest, tuple(item for item in self.layout if item[0] not in gathered)
 
     @cached_property
-    def _layout(self) -> tuple[Item, ...]:
+    def layout(self) -> tuple[Item, ...]:
         """Key, shape, dtype and bytes of what one sample has."""
         return tuple(
             (key, shape, dtype, dtype.itemsize * math.prod(shape)) for key, (shape, dtype) in self.items.items()

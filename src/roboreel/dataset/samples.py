@@ -15,12 +15,16 @@ from roboreel.dataset.batch import BlockBatch, to_tensors
 from roboreel.dataset.buffers import Buffers, Room
 from roboreel.dataset.plan import Arrays, Forms, Plan, Rows
 from roboreel.dataset.publishing import Publishing
+from roboreel.dataset.quick import Quick
 from roboreel.dataset.reading import Batching, Windows, check_window_keys, gather_samples
 from roboreel.dataset.transforms import transform_images
 from roboreel.errors import UnknownKeyError
 from roboreel.store import Store
 
 Ints = NDArray[np.int64]
+
+_WORTH_IT = 8
+"""After so many batches the dataset is taken for one that stays as it is."""
 
 
 class Samples(Publishing):
@@ -34,6 +38,9 @@ class Samples(Publishing):
         self._windows = Windows({})
         self._planned: tuple[object, Windows, Plan] | None = None
         self._buffers = Buffers()
+        self._quick: Quick | None = None
+        self._settled: tuple[Plan, bytes, int] | None = None
+        """How many batches there were with this plan while the live record was this one."""
 
     @property
     def image_dtype(self) -> str:
@@ -50,18 +57,20 @@ class Samples(Publishing):
         """
         other = copy.copy(self)
         other._forms = replace(self._forms, image_dtype=image_dtype)
-        other._planned, other._buffers = None, Buffers()
+        other._planned, other._quick, other._buffers = None, None, Buffers()
         return other
 
     def _giving(self, names: tuple[str, ...]) -> Self:
         """Return the same dataset, sharing what is open, of which samples have these keys alone."""
         other = copy.copy(self)
-        other._given, other._planned = names, None
+        other._given, other._planned, other._quick = names, None, None
         return other
 
     def _assembled(
         self, indices: Sequence[int] | Ints, *, single: bool = False, to_send: bool = False
     ) -> dict[str, Any]:
+        if not (single or to_send) and (found := self._quickly(indices)) is not None:
+            return found
         held = indices.episodes if isinstance(indices, BlockBatch) else 0
         self._buffers.next_round()
         at_once = to_send and self.image_transform is None  # else what is sent is there only after it
@@ -78,6 +87,27 @@ class Samples(Publishing):
         if self.image_transform is not None:
             transform_images(batch, store.manifest.keys, self.image_transform)
         return slabs.to_send(batch) if to_send else batch
+
+    def _quickly(self, indices: Sequence[int] | Ints) -> dict[str, Any] | None:
+        """Return a batch the quick way, which is made where nothing was written for some batches; None: the other."""
+        store, quick = self._need_store(), self._quick
+        if self._choice is not None:
+            return None
+        if quick is not None and quick.store is store and quick.windows is self._windows:
+            batch = quick.batch(indices)
+            if batch is not None:
+                return batch
+        plan = self._plan(store)
+        if plan.cameras or not plan.windowed:
+            return None
+        record = store.record()
+        settled = self._settled
+        as_before = settled is not None and settled[0] is plan and settled[1] == record
+        count = settled[2] + 1 if settled is not None and as_before else 1
+        self._settled = plan, record, count
+        if count == _WORTH_IT:
+            self._quick = Quick.of(store, plan, self._windows)
+        return None
 
     def _fill(self, indices: Ints, rows: Rows, held: int, room: Room) -> Store:
         """Read samples into rows of a batch that other datasets fill, too; return the store that they came from."""

@@ -91,7 +91,7 @@ class Following:
     def refresh(self) -> bytes:
         """Take notice of what was committed meanwhile; return the raw live record that was looked at."""
         with self.lock:
-            raw = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
+            raw = self.record()
             if raw != self._raw:
                 raw, state = self._current_state()
                 try:
@@ -101,6 +101,10 @@ class Following:
                     raise
                 self._raw = raw
             return raw
+
+    def record(self) -> bytes:
+        """Return the live record as it stands: while it does, nothing is written."""
+        return os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
 
     @property
     def is_in_place(self) -> bool:

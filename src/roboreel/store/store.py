@@ -30,9 +30,7 @@ from roboreel.format import paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.format.manifest import read_manifest
 from roboreel.format.records import (
-    LIVE_OFFSET,
     OWNER_ROW_MASK,
-    STATE_RECORD_BYTES,
 )
 from roboreel.format.redo import Redo
 from roboreel.store.attempt import Attempt, Touched, UnsettledError
@@ -229,12 +227,12 @@ class Store(Following):
         """As `read`, but None where a writer was at the wanted frames meanwhile."""
         with self.lock:  # not while `read` waits: the writer may be another thread of this process
             before = self.refresh()
-            if self._is_quiet and (found := self._gathered(attempt, before, strict=False)):
+            if self.is_quiet and (found := self._gathered(attempt, before, strict=False)):
                 return found
             return self._gathered(attempt, self.refresh(), strict=True)
 
     @property
-    def _is_quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """Whether the table alone says what is in each slot: nothing is being written, and nothing was lost."""
         quiet = self.state.busy_start == self.state.busy_stop
         return quiet and not self._is_torn and self._pending is None and not self._lossy and not self.table.has_losses
@@ -252,7 +250,7 @@ class Store(Following):
             raise
         if self._has_image_files:  # they are opened by path: what is mapped stays what it was
             self._check_in_place()
-        after = os.pread(self._fds[paths.STATE], STATE_RECORD_BYTES, LIVE_OFFSET)
+        after = self.record()
         idle = self.state.busy_start == self.state.busy_stop  # else a write may have begun before we looked
         if (after == before and idle) or (touched is not None and self._still_owned(touched)):
             return (result,)

@@ -1,0 +1,145 @@
+"""Batches of numbers while nobody writes: read a shorter way, and the same to the last bit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from roboreel import FrameIndexError, LeRobotDatasetV2
+from roboreel.dataset.quick import Quick
+
+DELTAS = {"number": [-0.1, 0, 0.1, 0.2], "state": [0, 0.3], "pair": [0, 0.3]}
+LENGTHS = (5, 1, 7, 12)
+
+
+def episode(length: int, first: int) -> dict[str, Any]:
+    numbers = np.arange(first, first + length)
+    return {
+        "number": numbers.astype(np.float32),
+        "state": np.stack([numbers, -numbers], 1).astype(np.float32),
+        "pair": numbers.astype(np.int16),
+        "done": numbers % 3 == 0,
+        "task": [f"task {number // 4}" for number in numbers],
+        "timestamp": np.arange(length) / 10,
+    }
+
+
+def made(root: Path, **options: Any) -> LeRobotDatasetV2:
+    dataset = LeRobotDatasetV2(root, fps=10, delta_timestamps=DELTAS, **options)
+    first = 0
+    for length in LENGTHS:
+        dataset.add_episodes(episode(length, first), no_flush=True)
+        first += length
+    return dataset
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each batch that was asked for the short way came by it."""
+    seen: list[bool] = []
+    batch = Quick.batch
+
+    def told(quick: Quick, indices: Any) -> Any:
+        found = batch(quick, indices)
+        seen.append(found is not None)
+        return found
+
+    monkeypatch.setattr(Quick, "batch", told)
+    return seen
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    assert list(one) == list(other)
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert (value.dtype, value.shape, value.stride()) == (
+                other[key].dtype,
+                other[key].shape,
+                other[key].stride(),
+            ), key
+            assert torch.equal(value, other[key]), key
+        else:
+            assert value == other[key], key
+    return True
+
+
+def test_it_gives_what_the_other_way_gives(tmp_path: Path, taken: list[bool]) -> None:
+    dataset = made(tmp_path / "dataset")
+    rng = np.random.default_rng(0)
+    for count in range(1, 40):
+        indices = rng.integers(0, sum(LENGTHS), count).tolist()
+        other = LeRobotDatasetV2(tmp_path / "dataset", readonly=True, delta_timestamps=DELTAS)
+        assert same(dataset.get_batch(indices), other.get_batch(indices))
+    assert taken == [True] * 31
+    assert same(dataset.get_batch([-1, 3]), other.get_batch([-1, 3]))
+    assert same(dataset.get_batch(np.array([2, 9])), other.get_batch([2, 9]))
+    with pytest.raises(FrameIndexError, match="index 25 is beyond the ends"):
+        dataset.get_batch([3, 25])
+
+
+def test_what_comes_or_is_asked_for_meanwhile_is_seen_at_once(tmp_path: Path, taken: list[bool]) -> None:
+    dataset = made(tmp_path / "dataset", buffer_capacity=26, use_as_fifo_buffer=True)
+    reader = LeRobotDatasetV2(tmp_path / "dataset", readonly=True, delta_timestamps=DELTAS)
+
+    def settled() -> dict[str, Any]:
+        for _ in range(10):
+            batch = reader.get_batch(range(len(reader)))
+        assert taken[-1]
+        return batch
+
+    assert settled()["number"][:, 1].tolist() == list(range(25))
+    dataset.add_episodes(episode(6, 100), no_flush=True)  # over the first two episodes
+    batch = reader.get_batch(range(len(reader)))
+    assert sorted(batch["number"][:, 1].tolist()) == [*range(6, 25), *range(100, 106)]
+    assert batch["task"] == [f"task {int(number) // 4}" for number in batch["number"][:, 1]]
+    settled()
+    with dataset.edit("number") as numbers:
+        numbers[numbers == 103] = -7
+    assert -7 in reader.get_batch(range(len(reader)))["number"][:, 1].tolist()
+    settled()
+    reader.set_delta_timestamps({"number": [0.1]})
+    assert reader.get_batch([8])["number"].shape == (1, 1)
+    newest = int(reader.episode_data_index["episode_index"][-1])
+    view = reader.view(episodes=[newest])
+    assert view.get_batch(range(6))["number"].flatten().tolist()[:2] == [101, 102]
+    settled_view = [view.get_batch([0])["number"].item() for _ in range(12)]
+    assert settled_view == [101] * 12
+    dataset.close()
+    reader.close()
+    assert reader.get_batch([8])["number"].shape == (1, 1)
+
+
+def test_beside_a_writer_that_pauses_every_window_is_of_one_episode(tmp_path: Path, taken: list[bool]) -> None:
+    root = tmp_path / "dataset"
+    dataset = made(root, buffer_capacity=40, use_as_fifo_buffer=True)
+    reader = LeRobotDatasetV2(root, readonly=True, delta_timestamps=DELTAS)
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            for k in range(60):
+                dataset.add_episodes(episode(7, 1000 * (k + 1)), no_flush=True)
+                time.sleep(0.004)
+        finally:
+            done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    batches = 0
+    while not done.is_set():
+        batch = reader.get_batch(range(len(reader)))
+        now = batch["number"][:, 1:2]
+        assert torch.equal(batch["state"][:, 0, 0], now[:, 0])
+        assert torch.equal(batch["pair"][:, 0].float(), now[:, 0].to(torch.int16).float())
+        assert ((batch["number"] - now).abs() <= 2).all()
+        assert torch.equal(batch["number_is_pad"][:, 2], batch["number"][:, 2] == now[:, 0])
+        batches += 1
+    writer.join()
+    assert any(taken), batches
+    assert not all(taken), batches
