@@ -21,7 +21,8 @@ BITS = 16
 """That a video's picture spells in black and white tiles: lossy coding leaves those readable."""
 FRAME_BITS = 6
 
-Mode = Literal["memmap", "png", "video"]
+Mode = Literal["memmap", "png", "video", "none"]
+"""How the camera is stored; none: there is none, and batches of numbers go a shorter way while nobody writes."""
 Array = NDArray[Any]
 
 
@@ -57,16 +58,23 @@ def spelling(episode: Array, frame: Array) -> Array:
     return spelled
 
 
+def deltas_of(mode: Mode) -> dict[str, list[float]]:
+    """The windows (s) of each key."""
+    return {key: deltas for key, deltas in DELTAS.items() if key != CAMERA or mode != "none"}
+
+
 def episode_data(number: int, length: int, mode: Mode) -> dict[str, Array]:
     """Episode `number`, of `length` frames, as `add_episodes` takes it."""
     frame = np.arange(length)
     token = tokens(np.full(length, number), frame)
-    return {
+    data = {
         "tag": np.stack([np.full(length, number), frame, np.full(length, length), token.view(np.int64)], axis=1),
         "wide": token[:, None] + np.arange(128, dtype=np.uint64),
         "note": np.stack([np.zeros(length, np.uint64), token], axis=1),
-        CAMERA: np.ascontiguousarray(pictures(np.full(length, number), frame, mode)),
     }
+    if mode != "none":
+        data[CAMERA] = np.ascontiguousarray(pictures(np.full(length, number), frame, mode))
+    return data
 
 
 def problems(batch: dict[str, Array], mode: Mode) -> list[str]:
@@ -76,7 +84,7 @@ def problems(batch: dict[str, Array], mode: Mode) -> list[str]:
     episode, frame, length = (tag[:, now, k] for k in range(3))
     survives_from = np.full(len(tag), -1)  # the first frame of the episode that is left, where a window tells it
     lines = []
-    for key, deltas in DELTAS.items():
+    for key, deltas in deltas_of(mode).items():
         offset = np.round(np.array(deltas) * FPS).astype(int)
         got = window_frames(batch, key, mode, episode)
         pad = batch[f"{key}_is_pad"]

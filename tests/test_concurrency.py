@@ -14,10 +14,16 @@ from scripts.telling_frames import DELTAS, EPISODE_FRAMES, Mode, episode_data, p
 from scripts.torn_windows import Args, run
 
 from roboreel import LeRobotDatasetV2
+from roboreel.dataset.quick import Quick
 from roboreel.errors import DatasetBusyError
 from roboreel.format.files import observed
 from tests.recordings import made, numbers_of, recording
 from tests.stepping import ALL, Stepping
+
+
+def reading(mode: Mode, start: Any) -> tuple[int, Any, int]:
+    """Workers, how they begin, and batch size; numbers alone are read in this process, where the way is shorter."""
+    return (0, start, 32) if mode == "none" else (2, start, 64)
 
 
 @pytest.mark.parametrize(
@@ -27,12 +33,13 @@ from tests.stepping import ALL, Stepping
         ("memmap", "spawn", 1000, 0.2),
         ("png", "fork", 1000, 1.0),
         ("video", "fork", 400, 1.0),
+        ("none", "fork", 100_000, 0.3),
     ],
 )
 def test_no_window_is_torn_while_writers_overwrite_grow_edit_and_die(
     tmp_path: Path, mode: Mode, start: Any, windows: int, kill_s: float
 ) -> None:
-    figures = run(Args(windows, mode, 2, start, 64, 200, kill_s, minutes=1.5), tmp_path / "ring")
+    figures = run(Args(windows, mode, *reading(mode, start), 200, kill_s, minutes=1.5), tmp_path / "ring")
     assert (figures.torn, figures.examples) == (0, [])
     assert figures.windows >= windows
     assert figures.padded > 0
@@ -41,13 +48,17 @@ def test_no_window_is_torn_while_writers_overwrite_grow_edit_and_die(
     assert figures.episodes_written >= 200 // EPISODE_FRAMES[1]
 
 
-def test_without_the_protocol_the_same_run_finds_torn_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("mode", "windows"), [("memmap", 8000), ("none", 100_000)])
+def test_without_the_protocol_the_same_run_finds_torn_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode, windows: int
+) -> None:
     from roboreel.store import store
 
     monkeypatch.setattr(store.Store, "read_once", store.Store.read_once)  # so that it is put back
+    monkeypatch.setattr(Quick, "__init__", Quick.__init__)
     torn = 0
     for seed in range(8):  # how often a write falls into a read depends on how busy the machine is
-        args = Args(8_000, "memmap", 2, "fork", 128, 200, 2.0, minutes=1.0, seed=seed, broken=True)
+        args = Args(windows, mode, *reading(mode, "fork"), 200, 2.0, minutes=1.0, seed=seed, broken=True)
         torn += run(args, tmp_path / f"ring{seed}").torn
         if torn:
             break

@@ -145,6 +145,9 @@ def test_indices_count_from_both_ends_of_what_is_stored(root: Path, capacity: in
             dataset[beyond]
     with pytest.raises(roboreel.FrameIndexError, match="index 9 "):
         dataset.get_batch([0, 9])
+    for huge in ([0, 2**64 - 1], np.array([0, 2**64 - 1], np.uint64)):
+        with pytest.raises(roboreel.FrameIndexError, match=f"index {2**64 - 1} "):
+            dataset.get_batch(huge)
     assert [numbers_of(item) for item in dataset] == list(range(9))  # iteration ends with the IndexError
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from roboreel import FrameIndexError, LeRobotDatasetV2
+from roboreel import FrameIndexError, LeRobotDatasetV2, StorageDirCorruptError
+from roboreel.dataset import places
 from roboreel.dataset.quick import Quick
+from roboreel.format.paths import column_path
 
 DELTAS = {"number": [-0.1, 0, 0.1, 0.2], "state": [0, 0.3], "pair": [0, 0.3]}
 LENGTHS = (5, 1, 7, 12)
@@ -69,7 +71,12 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return True
 
 
-def test_it_gives_what_the_other_way_gives(tmp_path: Path, taken: list[bool]) -> None:
+@pytest.mark.parametrize(("most_bytes", "most_blocks"), [(1 << 24, 1 << 21), (0, 1 << 21), (0, 8)])
+def test_it_gives_what_the_other_way_gives(
+    tmp_path: Path, taken: list[bool], monkeypatch: pytest.MonkeyPatch, most_bytes: int, most_blocks: int
+) -> None:
+    monkeypatch.setattr(places, "_MOST_BYTES", most_bytes)
+    monkeypatch.setattr(places, "_MOST_BLOCKS", most_blocks)
     dataset = made(tmp_path / "dataset")
     rng = np.random.default_rng(0)
     for count in range(1, 40):
@@ -81,6 +88,37 @@ def test_it_gives_what_the_other_way_gives(tmp_path: Path, taken: list[bool]) ->
     assert same(dataset.get_batch(np.array([2, 9])), other.get_batch([2, 9]))
     with pytest.raises(FrameIndexError, match="index 25 is beyond the ends"):
         dataset.get_batch([3, 25])
+
+
+@pytest.mark.parametrize("code", [99, -1])
+@pytest.mark.parametrize("tasks", [1, 7])
+def test_a_damaged_column_of_strings_is_told(tmp_path: Path, taken: list[bool], code: int, tasks: int) -> None:
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10)
+    dataset.add_episodes(episode(25, 0) | {"task": [f"task {k % tasks}" for k in range(25)]})
+    dataset.close()
+    reader = LeRobotDatasetV2(tmp_path / "dataset", readonly=True, delta_timestamps=DELTAS)
+    for _ in range(10):
+        reader.get_batch([3, 4])
+    assert taken[-1]
+    path = column_path(tmp_path / "dataset", "task")
+    path.write_bytes(np.int32(code).tobytes() + path.read_bytes()[4:])
+    with pytest.raises(StorageDirCorruptError, match=f"codes from .*{code}"):
+        reader.get_batch([0, 3])
+    assert reader.get_batch([3, 4])["task"] == [f"task {3 % tasks}", f"task {4 % tasks}"]
+
+
+def test_episodes_of_a_frame_or_two_go_the_other_way_where_there_are_many(
+    tmp_path: Path, taken: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_MOST_BYTES", 0)
+    monkeypatch.setattr(places, "_MOST_BLOCKS", 4)
+    dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, delta_timestamps={"number": [0, 0.1]})
+    for first in range(24):
+        dataset.add_episodes(episode(1, first), no_flush=True)
+    for _ in range(12):
+        batch = dataset.get_batch([0, 7, 23])
+    assert batch["number"].tolist() == [[0, 0], [7, 7], [23, 23]]
+    assert taken == []
 
 
 def test_what_comes_or_is_asked_for_meanwhile_is_seen_at_once(tmp_path: Path, taken: list[bool]) -> None:

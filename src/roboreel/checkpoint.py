@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -127,6 +128,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read as a part of a checkpoint ({error})") from error
     return content
+
+
+def check_rate(fps: float, envs_fps: float) -> None:
+    """Refuse to let a policy of data of `fps` (Hz) act where there are `envs_fps` steps a second."""
+    if not math.isclose(fps, envs_fps, rel_tol=1e-3):
+        raise ConfigError(
+            f"the policy is of data of {fps:g} Hz, and the environment runs at {envs_fps:g} Hz: where it only tells a "
+            f"wrong rate, give --env-fps {fps:g}; else data of {envs_fps:g} Hz would do"
+        )
 
 
 def identity(file: Path) -> dict[str, Any]:

@@ -24,6 +24,16 @@ _SNAP_FRAMES = 1e-6
 _MAX_OFFSET_FRAMES = 1 << 40
 
 
+def stretches(starts: Ints, stops: Ints) -> Ints:
+    """Return the slots of several ranges, [start, stop) each, one range after the other.
+
+    >>> stretches(np.array([7, 0]), np.array([9, 3])).tolist()
+    [7, 8, 0, 1, 2]
+    """
+    lengths = stops - starts
+    return np.arange(int(lengths.sum())) + np.repeat(stops - np.cumsum(lengths), lengths)
+
+
 def tolerance_s(fps: float) -> float:
     """Return how far from a frame, in seconds, a requested time may lie.
 

@@ -36,11 +36,6 @@ def run(arguments: Sequence[str]) -> None:
     else:
         raise ConfigError(f"--policy {policy}: give bc, {', '.join(get_args(LeRobotPolicy))}")
     is_online = online is not None and online.online_steps > 0
-    if str(config.dataset) == "none" and not (is_online or config.dataset.exists()):
-        raise ConfigError(
-            "--dataset none: all steps are online then, of one of LeRobot's policies: give --policy tdmpc --env pusht "
-            f"--online-steps {config.steps}"
-        )
     trials = Trials(trial, config.output_dir, config.device) if trial.env and trial.eval_episodes else None
     result = run_online(config, online, trial, trials) if is_online else train(config, trials)
     if int(os.environ.get("RANK", "0")):  # of several processes the first tells

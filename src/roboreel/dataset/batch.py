@@ -189,10 +189,14 @@ def _torch() -> Any:
     return require("torch", extra="torch", purpose="reading items as tensors")
 
 
+_PLAIN = np.dtype(np.uint64), np.dtype(np.int64)
+
+
 def _as_array(indices: Any) -> NDArray[Any]:
     if type(indices) in (list, BlockBatch) and indices and type(indices[0]) is int:
         try:
-            return np.frombuffer(array("q", indices), np.int64)  # in half the time that numpy takes for a list
+            # In a third of the time that numpy takes for a list; signed ones take twice as long.
+            return np.frombuffer(array("Q", indices), np.uint64)
         except (TypeError, OverflowError):
             pass  # not all are integers: numpy has a word for what they are
     return np.asarray(indices)
@@ -201,9 +205,11 @@ def _as_array(indices: Any) -> NDArray[Any]:
 def within(indices: Any, length: int) -> NDArray[np.int64] | None:
     """Return the indices as an array; None where not all are plain ones, 0 <= index < length."""
     given = _as_array(indices)
-    if given.dtype != np.int64 or given.ndim != 1 or not given.size:
+    if given.dtype not in _PLAIN or given.ndim != 1 or not given.size:
         return None
-    return given if np.maximum.reduce(given.view(np.uint64)) < length else None  # negative ones are above all others
+    if np.maximum.reduce(given.view(np.uint64)) >= length:  # negative ones are above all others
+        return None
+    return given.view(np.int64)
 
 
 def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
@@ -215,6 +221,8 @@ def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
         raise TypeError(
             f"indices must be integers; got {indices!r}: type dataset[3] for one frame, or dataset.get_batch([3, 4])"
         )
+    if given.dtype == np.uint64 and (most := given.max()) >= length:
+        return int(most)
     found = given.astype(np.int64, copy=False)
     if found.view(np.uint64).max() < length:  # negative ones are above all others here
         return found

@@ -168,6 +168,17 @@ class Plan:
         """The windows of the groups, made beforehand; None where that would take too much memory."""
         return NearEnds.of([group.deltas for group in self.windowed if group.deltas is not None], _MOST_TABLE_BYTES)
 
+    @cached_property
+    def is_quick(self) -> bool:
+        """Whether it is of numbers alone, with windows that are made beforehand, and these as they are stored."""
+        in_windows = [part for group in self.windowed for part in group.parts]
+        return (
+            bool(in_windows)
+            and not self.cameras
+            and not any(part.spec.is_string or part.form is not Form.STORED for part in in_windows)
+            and self.near_ends is not None
+        )
+
     def nbytes(self, samples: int) -> int:
         """Bytes that the arrays of a batch take in a slab."""
         return sum(aligned(samples * nbytes) for _, _, _, nbytes in self.layout)

@@ -15,67 +15,54 @@ from numpy.typing import NDArray
 
 from roboreel._optional import require
 from roboreel.dataset.batch import decoded, within
+from roboreel.dataset.buffers import Buffers
+from roboreel.dataset.places import Places, places_made, places_of
 from roboreel.dataset.plan import Plan
 from roboreel.store import Store
 
-_MOST_BYTES = 1 << 24
-"""That the places of all frames may take: 8 bytes each, made anew after every commit."""
-_MOST_BATCH_BYTES = 1 << 17
-"""Of a key; larger arrays are worth memory that is used again."""
+_LEAST_BATCHES, _PLACES_A_BATCH = 8, 200
+"""So many batches, at least, and one for so many places: so that finding these, which each commit undoes, takes a small
+part of the time that reading took before it."""
 
 Take = Callable[..., NDArray[Any]]
+Ints = NDArray[np.int64]
 
 
 class Quick:
     """What a plan reads of a store, as it was at one moment."""
 
-    def __init__(self, store: Store, plan: Plan, windows: object, record: bytes, cells: NDArray[np.int64]) -> None:
+    def __init__(self, store: Store, plan: Plan, windows: object, record: bytes, places: Places) -> None:
         self.store, self.windows, self._record = store, windows, record
         take = {part.key: store.memmap(part.key).take for part in plan.parts}
         single = [part for part in plan.single.parts if not part.spec.is_string]
-        self._frames, self._cells, self._strings = len(cells), cells.take, store.strings
+        self._frames, self._windows_of, self._strings = store.state.frames, places.windows, store.strings
         self._as_stored = [(part.key, take[part.key]) for part in single if part.key in plan.single.as_stored]
         self._cast = [(part.key, take[part.key], part.spec.item_dtype) for part in plan.single.cast]
-        self._codes = [(key, take[key]) for key in plan.strings]
-        assert plan.near_ends is not None
+        self._codes = [(key, store.memmap(key).view(np.uint32).take) for key in plan.strings]  # damaged: below 0, too
         self._windowed = [
-            (taken.take, is_pad.take, [(key, take[key]) for key in group.as_stored], group.masks)
-            for group, (taken, is_pad) in zip(plan.windowed, plan.near_ends.tables, strict=True)
+            ([(key, take[key]) for key in group.as_stored], group.masks[0], group.masks[1:]) for group in plan.windowed
         ]
         self._blank: dict[str, Any] = dict.fromkeys(plan.keys)
-        self._most = _MOST_BATCH_BYTES // max(1, *(item[3] for item in plan.layout))
+        self._most = Buffers.least_bytes // max(1, *(item[3] for item in plan.layout))
         self._from_numpy = require("torch", extra="torch", purpose="reading items as tensors").from_numpy
+
+    @staticmethod
+    def is_due(store: Store, batches: int) -> bool:
+        """Whether it is worth making, where so many batches were read while nothing was written."""
+        return batches == max(_LEAST_BATCHES, places_made(store.state.frames) // _PLACES_A_BATCH)
 
     @classmethod
     def of(cls, store: Store, plan: Plan, windows: object) -> Self | None:
         """Bind a plan, of these windows, to a store as it is now; None where the other way has to be gone."""
+        assert plan.near_ends is not None, "a plan that is_quick has them"
         with store.lock:
             record = store.refresh()
-            frames, table = store.state.frames, store.table
-            windows_of_strings = any(part.spec.is_string for group in plan.windowed for part in group.parts)
-            if (
-                plan.cameras
-                or not plan.windowed
-                or plan.near_ends is None
-                or windows_of_strings
-                or any(group.cast for group in plan.windowed)
-                or not (store.is_quiet and table.integer_windows)
-                or not 0 < frames * np.dtype(np.int64).itemsize <= _MOST_BYTES
-            ):
+            if not (store.is_quiet and store.table.integer_windows):
                 return None
-            for key in plan.strings:  # here, once: while nothing is written they stay what they are
-                if np.maximum.reduce(store.memmap(key)[:frames].view(np.uint32)) >= len(store.strings):
-                    return None  # damaged somewhere: the other way says so where it is read
-            starts, stops = table.live_ranges()
-            lengths = stops - starts
-            slots = np.arange(int(lengths.sum())) + np.repeat(stops - np.cumsum(lengths), lengths)
-            cells = np.zeros(frames, np.int64)
-            cells[slots] = plan.near_ends.cells(slots, np.repeat(starts, lengths), np.repeat(stops, lengths))
-            if not cells.all():  # there are slots that nobody owns
-                return None
-            return cls(store, plan, windows, record, cells)
+            places = places_of(plan.near_ends, *store.table.live_ranges(), store.state.frames)
+            return None if places is None else cls(store, plan, windows, record, places)
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> dict[str, Any] | None:
+    def batch(self, indices: Sequence[int] | Ints) -> dict[str, Any] | None:
         """Return the frames of these indices, as `get_batch` does; None where that cannot be told here."""
         store, from_numpy = self.store, self._from_numpy
         slots = within(indices, self._frames)
@@ -83,28 +70,32 @@ class Quick:
             return None
         batch = self._blank.copy()
         try:  # without the store's lock, which others would hardly get: what is bound here stays as it was
-            if store.record() != self._record:
-                return None
-            # "clip" because numpy gathers through a second buffer when it has to check the bounds.
-            cells = self._cells(slots, 0, None, "clip")
             for key, take in self._as_stored:
                 batch[key] = from_numpy(take(slots, 0, None, "clip"))
             for key, take, dtype in self._cast:
                 batch[key] = from_numpy(take(slots, 0, None, "clip").astype(dtype))
             for key, take in self._codes:
                 batch[key] = take(slots, 0, None, "clip")
-            column = slots[:, None]
-            for taken, is_pad, keys, masks in self._windowed:
-                wanted = taken(cells, 0, None, "clip")
-                wanted += column
+            for (wanted, is_pad), (keys, mask, masks) in zip(self._windows_of(slots), self._windowed, strict=True):
                 for key, take in keys:
                     batch[key] = from_numpy(take(wanted, 0, None, "clip"))
                 for key in masks:
-                    batch[key] = from_numpy(is_pad(cells, 0, None, "clip"))
-            if store.record() != self._record:
+                    batch[key] = from_numpy(is_pad.copy())
+                batch[mask] = from_numpy(is_pad)
+            if store.record() != self._record:  # they never repeat: nothing was written since this was made
                 return None
         except (OSError, KeyError):  # closed by another thread
             return None
-        for key, _ in self._codes:  # not before: what a writer was at may be no codes
-            batch[key] = decoded(batch[key], self._strings)
+        return self._with_strings(batch)
+
+    def _with_strings(self, batch: dict[str, Any]) -> dict[str, Any] | None:
+        """Put strings in the place of their codes; not before, as what a writer was at may be no codes."""
+        strings = self._strings
+        try:
+            for key, _ in self._codes:
+                if len(strings) == 1 and np.count_nonzero(batch[key]):
+                    return None  # damaged: the other way says so
+                batch[key] = decoded(batch[key], strings)
+        except IndexError:  # likewise
+            return None
         return batch

@@ -23,9 +23,6 @@ from roboreel.store import Store
 
 Ints = NDArray[np.int64]
 
-_WORTH_IT = 8
-"""After so many batches the dataset is taken for one that stays as it is."""
-
 
 class Samples(Publishing):
     """What is shown of a dataset, as samples; `LeRobotDatasetV2` says how they are asked for."""
@@ -98,14 +95,17 @@ class Samples(Publishing):
             if batch is not None:
                 return batch
         plan = self._plan(store)
-        if plan.cameras or not plan.windowed:
+        if not plan.is_quick:
             return None
         record = store.record()
         settled = self._settled
-        as_before = settled is not None and settled[0] is plan and settled[1] == record
-        count = settled[2] + 1 if settled is not None and as_before else 1
+        count = 1
+        if settled is not None and settled[0] is plan and settled[1] == record:
+            count += settled[2]
+        else:
+            self._quick = None  # of something else, and never right again
         self._settled = plan, record, count
-        if count == _WORTH_IT:
+        if Quick.is_due(store, count):
             self._quick = Quick.of(store, plan, self._windows)
         return None
 

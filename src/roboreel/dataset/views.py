@@ -17,6 +17,7 @@ from roboreel.errors import FrameIndexError, ReadOnlyError
 from roboreel.schema import EPISODE_INDEX_KEY, INDEX_KEY
 from roboreel.stats import KeyStats
 from roboreel.store import Store
+from roboreel.windows import stretches
 
 Ints = NDArray[np.int64]
 Read = TypeVar("Read")
@@ -191,9 +192,7 @@ class EpisodeViews(Recording):
         if self._choice is None:
             return np.arange(len(self))
         ranges = self.episode_data_index
-        lengths = ranges["to"] - ranges["from"]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        return np.arange(int(lengths.sum())) + np.repeat(ranges["to"] - ends, lengths)
+        return stretches(ranges["from"], ranges["to"])
 
     def _slots(self, store: Store, indices: Sequence[int] | Ints) -> Ints:
         if self._choice is None:

@@ -114,7 +114,7 @@ class VectorEnvs:
         why = "render mode rgb_array"
         try:
             pictures = self._envs.render()
-        except Exception as error:  # noqa: BLE001 - environments raise what they like: NotImplementedError, or what a display lacks
+        except Exception as error:  # noqa: BLE001 - environments raise what they like, as where there is no display
             pictures, why = None, f"{type(error).__name__}: {error}".strip(": ")
         if pictures is None or any(np.ndim(picture) != 3 for picture in pictures):
             raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,4 @@ def check_fits(policy: BCPolicy, envs: VectorEnvs) -> None:
         told = [f"{key}: {want} in the policy, {have} in the environment" for key, (want, have) in wrong.items()]
         said = "; ".join(told)
         raise ConfigError(f"the policy does not fit the environment: {said}. Evaluate it where its data came from")
-    if not math.isclose(policy.fps, envs.fps, rel_tol=1e-3):
-        raise ConfigError(
-            f"the policy is of data of {policy.fps:g} Hz, and the environment runs at {envs.fps:g} Hz: where it only "
-            f"tells a wrong rate, give --env-fps {policy.fps:g}; else data of {envs.fps:g} Hz would do"
-        )
+    checkpoint.check_rate(policy.fps, envs.fps)

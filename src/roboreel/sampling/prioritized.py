@@ -17,6 +17,7 @@ from roboreel.sampling.order import uniforms
 from roboreel.sampling.sampler import Epoch, Take
 from roboreel.sampling.sum_tree import Floats, SumTree
 from roboreel.sampling.weighted import DrawingSampler
+from roboreel.windows import stretches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -246,12 +247,7 @@ def changes(before: Drawable, now: Drawable) -> tuple[Ints, Ints]:
     old, new = old[same], new[same]
     gone_to, came = before.stops.copy(), np.ones(len(now.starts), bool)
     gone_to[old], came[new] = now.starts[new], False
-    return _stretches(before.starts, gone_to), _stretches(now.starts[came], now.stops[came])
-
-
-def _stretches(starts: Ints, stops: Ints) -> Ints:
-    lengths = stops - starts
-    return np.arange(int(lengths.sum())) + np.repeat(stops - np.cumsum(lengths), lengths)
+    return stretches(before.starts, gone_to), stretches(now.starts[came], now.stops[came])
 
 
 def _array(values: Any) -> NDArray[Any]:

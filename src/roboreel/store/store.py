@@ -29,9 +29,7 @@ from roboreel.errors import (
 from roboreel.format import paths
 from roboreel.format.lock import writer_is_alive
 from roboreel.format.manifest import read_manifest
-from roboreel.format.records import (
-    OWNER_ROW_MASK,
-)
+from roboreel.format.records import OWNER_ROW_MASK
 from roboreel.format.redo import Redo
 from roboreel.store.attempt import Attempt, Touched, UnsettledError
 from roboreel.store.following import Following

@@ -143,10 +143,16 @@ def find_start(config: RunConfig) -> Path | None:
     return last
 
 
+def last_offline_step(state: Mapping[str, Any]) -> int | None:
+    """Return the step after which the run of a checkpoint went online; None where it has not."""
+    if "online" not in state:
+        return None
+    return int(state["config"]["steps"] - state["online"]["options"]["online_steps"])
+
+
 def check_offline(config: RunConfig, state: dict[str, Any]) -> None:
     """Refuse to go on without a buffer where a run has one already."""
-    if "online" in state:
-        begun = state["config"]["steps"] - state["online"]["options"]["online_steps"]
+    if (begun := last_offline_step(state)) is not None:
         raise ConfigError(
             f"--resume: the run in {config.output_dir} went online after step {begun}: give its --env and its online "
             f"options again, with --online-steps {config.steps - begun}"

@@ -12,6 +12,9 @@ import tyro
 from roboreel.errors import ConfigError
 from roboreel.policies import BCConfig
 
+NOTHING = Path("none")
+"""What `dataset` is where there is none, and all steps are online."""
+
 
 @dataclass(frozen=True)
 class RunConfig:

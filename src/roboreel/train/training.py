@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from roboreel.errors import ConfigError
 from roboreel.train.bc import BCLearner
 from roboreel.train.learner import Trials
 from roboreel.train.loop import run_training
 from roboreel.train.metrics import TrainResult
-from roboreel.train.options import LeRobotTrainConfig, TrainConfig
+from roboreel.train.options import NOTHING, LeRobotTrainConfig, TrainConfig
 
 
 def train(config: TrainConfig | LeRobotTrainConfig, trials: Trials | None = None) -> TrainResult:
@@ -19,6 +20,11 @@ def train(config: TrainConfig | LeRobotTrainConfig, trials: Trials | None = None
         LossNotFiniteError: a loss was not a number; `bad_batch.json` names the frames.
         MissingDependencyError: one of LeRobot's policies, and there is no lerobot.
     """
+    if config.dataset == NOTHING and not config.dataset.exists():
+        raise ConfigError(
+            f"--dataset {NOTHING}: all steps are online then, of one of LeRobot's policies: give --policy tdmpc "
+            f"--env pusht --online-steps {config.steps}"
+        )
     if isinstance(config, TrainConfig):
         return run_training(config, BCLearner.begin, trials)
     from roboreel.train.lerobot import LeRobotLearner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,8 +131,5 @@ def check_fits(config: Any, fps: float | None, envs: Surroundings) -> None:
             f"the policy {config.type!r} does not fit the environment: {'; '.join(wrong)}. "
             "Evaluate it where its data came from"
         )
-    if fps is not None and not math.isclose(fps, envs.fps, rel_tol=1e-3):
-        raise ConfigError(
-            f"the policy is of data of {fps:g} Hz, and the environment runs at {envs.fps:g} Hz: where it only "
-            f"tells a wrong rate, give --env-fps {fps:g}; else data of {envs.fps:g} Hz would do"
-        )
+    if fps is not None:
+        checkpoint.check_rate(fps, envs.fps)

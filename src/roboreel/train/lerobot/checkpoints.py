@@ -92,13 +92,14 @@ def frames_per_second(pretrained: Path) -> float | None:
     if path.is_file():
         return float(checkpoint.read_json(path)["fps"])
     told = pretrained / "train_config.json"
-    data = checkpoint.read_json(told).get("dataset", {}) if told.is_file() else {}
-    if not data.get("repo_id"):
+    data = checkpoint.read_json(told).get("dataset") if told.is_file() else None
+    if not data or not data.get("repo_id"):
         return None
     home = lerobot("utils.constants").HF_LEROBOT_HOME
     folder = Path(data.get("root") or home / data["repo_id"])
     if (folder / "metadata.json").is_file():  # the drop-in's
-        return LeRobotDatasetV2(folder, readonly=True).fps
+        with LeRobotDatasetV2(folder, readonly=True) as dataset:
+            return dataset.fps
     infos = [path for meta in ("meta", "meta_data") if (path := folder / meta / "info.json").is_file()]
     return float(checkpoint.read_json(infos[0])["fps"]) if infos else None
 

@@ -19,17 +19,14 @@ from roboreel.train.lerobot.checkpoints import load_processors
 from roboreel.train.lerobot.frames import Learned, open_frames
 from roboreel.train.lerobot.learner import LeRobotLearner
 from roboreel.train.lerobot.policy import ACTION, make_config
-from roboreel.train.loop import check_same_run, find_start, pick_device, run
+from roboreel.train.loop import check_same_run, find_start, last_offline_step, pick_device, run
 from roboreel.train.metrics import TrainResult, result_of
 from roboreel.train.online.options import OnlineOptions, Scene
 from roboreel.train.online.rollouts import Rollouts, check_capacity, restore
 from roboreel.train.online.stage import BUFFER, Online, Stage, begin_buffer
-from roboreel.train.options import LeRobotTrainConfig
+from roboreel.train.options import NOTHING, LeRobotTrainConfig
 from roboreel.train.processes import launched
 from roboreel.train.trackers import check_trackers
-
-NOTHING = Path("none")
-"""What `--dataset` is where there is none."""
 
 
 def train_online(
@@ -90,8 +87,7 @@ def check_options(config: LeRobotTrainConfig, options: OnlineOptions) -> None:
 
 def check_first(config: LeRobotTrainConfig, options: OnlineOptions, state: dict[str, Any], start: int) -> None:
     """Refuse to go on, after step `start`, with other steps online than the run has had."""
-    first = config.steps - options.online_steps
-    begun = state["config"]["steps"] - state["online"]["options"]["online_steps"] if "online" in state else None
+    first, begun = config.steps - options.online_steps, last_offline_step(state)
     if begun is not None and begun != first:
         raise ConfigError(
             f"--steps {config.steps} --online-steps {options.online_steps}: the run in {config.output_dir} went online "
