@@ -145,6 +145,8 @@ def test_indices_count_from_both_ends_of_what_is_stored(root: Path, capacity: in
             dataset[beyond]
     with pytest.raises(roboreel.FrameIndexError, match="index 9 "):
         dataset.get_batch([0, 9])
+    with pytest.raises(roboreel.FrameIndexError, match="index 10 "):
+        dataset.get_batch([0, 10, 12])
     for huge in ([0, 2**64 - 1], np.array([0, 2**64 - 1], np.uint64)):
         with pytest.raises(roboreel.FrameIndexError, match=f"index {2**64 - 1} "):
             dataset.get_batch(huge)

@@ -335,6 +335,7 @@ def test_a_buffer_may_be_empty_at_first(tmp_path: Path) -> None:
         ({"seed": None}, InvalidArgumentError, "seed=None; an integer would do"),
         ({"epoch": 0.0}, InvalidArgumentError, r"epoch=0\.0; an integer would do"),
         ({"drop_n_last_frames": 1.5}, InvalidArgumentError, r"drop_n_last_frames=1\.5; an integer would do"),
+        ({"drop_n_first_frames": 1.0}, InvalidArgumentError, r"drop_n_first_frames=1\.0; an integer would do"),
         ({"max_age": 3.5}, InvalidArgumentError, r"max_age=3\.5; an integer would do"),
         ({"episodes": {0, 2}}, InvalidArgumentError, r"episodes=\{0, 2\}; a list of episode numbers"),
         ({"episodes": [1.5]}, InvalidArgumentError, r"episodes=\[1\.5\]; a list of episode numbers"),

@@ -159,3 +159,5 @@ def test_what_cannot_be_is_refused(
 def test_a_number_of_samples_that_cannot_be_is_refused(dataset: LeRobotDatasetV2) -> None:
     with pytest.raises(InvalidArgumentError, match="num_samples=0; 1 or more, or None"):
         WeightedSampler(dataset, weights="action", num_samples=0)
+    with pytest.raises(InvalidArgumentError, match=r"num_samples=2\.5; an integer would do"):
+        WeightedSampler(dataset, weights="action", num_samples=2.5)  # type: ignore[arg-type]

@@ -221,8 +221,8 @@ def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
         raise TypeError(
             f"indices must be integers; got {indices!r}: type dataset[3] for one frame, or dataset.get_batch([3, 4])"
         )
-    if given.dtype == np.uint64 and (most := given.max()) >= length:
-        return int(most)
+    if given.dtype == np.uint64:
+        return given.view(np.int64) if given.max() < length else int(given[given >= length][0])
     found = given.astype(np.int64, copy=False)
     if found.view(np.uint64).max() < length:  # negative ones are above all others here
         return found
