@@ -140,7 +140,7 @@ def test_strings_come_as_str_one_a_frame_or_one_an_episode(root: Path) -> None:
 def test_indices_count_from_both_ends_of_what_is_stored(root: Path, capacity: int | None) -> None:
     dataset = made(root, [5, 4], buffer_capacity=capacity)
     assert [numbers_of(dataset[i]) for i in (0, 8, -1, -9, np.int64(3))] == [0, 8, 8, 0, 3]
-    for beyond in (9, -10, 10**12):
+    for beyond in (9, -10, 10**12, 2**70, -(2**70)):
         with pytest.raises(IndexError, match=rf"index {beyond} is beyond the ends: the dataset has 9 frames"):
             dataset[beyond]
     with pytest.raises(roboreel.FrameIndexError, match="index 9 "):

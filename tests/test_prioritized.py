@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from roboreel import InvalidArgumentError, LeRobotDatasetV2, PrioritizedSampler
 from roboreel.sampling.order import uniforms
 from tests.recordings import made, numbers_of, recording, ring
-from tests.test_samplers import die_recording
+from tests.test_sampled_rings import die_recording
 
 EXACT: dict[str, Any] = {"alpha": 1, "eps": 0, "seed": 4}
 """With priorities that are whole numbers all sums are exact."""
@@ -154,6 +154,8 @@ def test_importance_weights_by_the_formula(dataset: LeRobotDatasetV2) -> None:
     sampler.beta = 0
     assert sampler.importance_weights([0, 5]).tolist() == [1, 1]
     assert sampler.importance_weights([]).shape == (0,)
+    empty = LeRobotDatasetV2(dataset.storage_dir / "none", 10, 20, use_as_fifo_buffer=True)
+    assert PrioritizedSampler(empty, 4).importance_weights([0, 5]).tolist() == [1, 1]
 
 
 def test_an_error_found_too_late_goes_to_no_other_frame(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from roboreel import FrameIndexError, LeRobotDatasetV2, StorageDirCorruptError
+from roboreel import FrameIndexError, LeRobotDatasetV2, MultiLeRobotDatasetV2, StorageDirCorruptError
 from roboreel.dataset import places
 from roboreel.dataset.quick import Quick
 from roboreel.format.paths import column_path
@@ -119,6 +122,22 @@ def test_episodes_of_a_frame_or_two_go_the_other_way_where_there_are_many(
         batch = dataset.get_batch([0, 7, 23])
     assert batch["number"].tolist() == [[0, 0], [7, 7], [23, 23]]
     assert taken == []
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_what_was_read_that_way_is_pickled_and_copied(tmp_path: Path, taken: list[bool], start: str) -> None:
+    dataset = made(tmp_path / "dataset")
+    joined = MultiLeRobotDatasetV2([dataset])
+    for _ in range(10):
+        whole = dataset.get_batch([0, 7])
+    assert taken[-1]
+    for shown in (dataset, dataset.view([0, 2]), joined):
+        before = shown.get_batch([0, 5])
+        loader = DataLoader(shown, batch_sampler=[[0, 5]], num_workers=1, multiprocessing_context=start)
+        assert same(before, next(iter(loader)))
+        for again in (copy.deepcopy(shown), pickle.loads(pickle.dumps(shown))):
+            assert same(before, again.get_batch([0, 5]))
+    assert same(whole, dataset.get_batch([0, 7]))
 
 
 def test_what_comes_or_is_asked_for_meanwhile_is_seen_at_once(tmp_path: Path, taken: list[bool]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from roboreel import EpisodeAwareSampler, EpisodeNotFoundError, InvalidArgumentError, LeRobotDatasetV2, WeightedSampler
-from roboreel.format.files import observed
+from roboreel import (
+    EpisodeAwareSampler,
+    EpisodeNotFoundError,
+    InvalidArgumentError,
+    LeRobotDatasetV2,
+)
 from roboreel.sampling.order import Share, uniforms
-from tests.recordings import made, numbers_of, recording, ring
+from tests.recordings import made, numbers_of
 
 LENGTHS = [3, 1, 4, 2, 7, 5]
 FRAMES = sum(LENGTHS)
@@ -29,28 +31,6 @@ EPISODE_OF = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDatasetV2:
     dataset: LeRobotDatasetV2 = made(tmp_path_factory.mktemp("samplers") / "dataset", LENGTHS)
     return dataset
-
-
-class KilledError(BaseException):
-    """What no error handling of the library may mistake for a failure that it can mend."""
-
-
-def die_recording(dataset: LeRobotDatasetV2, length: int) -> Path:
-    """Have the writer of a dataset end as a kill ends it, in the middle of an episode."""
-    root, dying = dataset.storage_dir, False
-
-    def kill(kind: str, path: Path) -> None:
-        nonlocal dying
-        dying = dying or path.parent.name == "columns"
-        if dying:
-            raise KilledError
-
-    with contextlib.suppress(KilledError), observed(kill):
-        dataset.add_episodes(recording(length, 90))
-    assert dying
-    dataset._opening._writer = None
-    gc.collect()
-    return root
 
 
 # Positions shared out among ranks
@@ -70,6 +50,20 @@ def test_ranks_get_each_position_once_in_as_many_batches(frames: int, size: int,
     whole = frames // (size * world_size) * size * world_size
     assert sorted(given) == list(range(whole if drop else frames))
     assert len(set(counts)) == 1 or (size == 1 and not drop) or frames < world_size
+
+
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(1, 5), st.booleans())
+def test_before_each_batch_the_ranks_have_had_the_first_so_many(
+    frames: int, size: int, world_size: int, drop: bool
+) -> None:
+    shares = [Share(frames, size, rank, world_size, drop) for rank in range(world_size)]
+    for number in range(min(share.batches for share in shares)):
+        had: list[int] = []
+        for rank, share in enumerate(shares):
+            own = list(range(rank, frames, world_size))
+            had += chain(*(own[slice(*share.bounds(k))] for k in range(number)))
+            assert share.used(number) == shares[0].used(number)
+        assert sorted(had) == list(range(shares[0].used(number)))
 
 
 def test_the_numbers_are_those_that_earlier_versions_drew() -> None:
@@ -107,43 +101,6 @@ def test_frames_in_order(dataset: LeRobotDatasetV2, options: dict[str, Any], dra
     sampler = EpisodeAwareSampler(dataset, **options)
     assert len(sampler) == len(drawn)
     assert list(sampler) == drawn
-
-
-@pytest.mark.parametrize(
-    ("options", "drawn"),
-    [
-        # 4 and 4 frames, then 3 over the first: frame 3 at slot 3 is what is left of episode 0
-        ({}, [3, 4, 5, 6, 7, 0, 1, 2]),
-        ({"drop_n_last_frames": 1}, [4, 5, 6, 0, 1]),
-        ({"drop_n_first_frames": 1}, [5, 6, 7, 1, 2]),
-        ({"max_age": 7}, [4, 5, 6, 7, 0, 1, 2]),
-        ({"max_age": 5}, [6, 7, 0, 1, 2]),
-        ({"max_age": 2}, [1, 2]),
-        ({"episodes": [0, 2]}, [3, 0, 1, 2]),
-    ],
-)
-def test_what_is_left_of_an_overwritten_episode(tmp_path: Path, options: dict[str, Any], drawn: list[int]) -> None:
-    assert list(EpisodeAwareSampler(ring(tmp_path / "ring", [4, 4, 3], 8), **options)) == drawn
-
-
-def test_old_frames_at_the_end_that_no_episode_fits_over_age_out(tmp_path: Path) -> None:
-    buffer = ring(
-        tmp_path / "ring", [4, 4, 3, 3, 3, 3, 3], 8
-    )  # slots 6 and 7 hold frames 6 and 7 since the first round
-    assert set(EpisodeAwareSampler(buffer)) == set(range(8))
-    assert set(EpisodeAwareSampler(buffer, max_age=8)) == set(range(6))
-
-
-def test_a_lost_frame_is_never_drawn(tmp_path: Path) -> None:
-    root = die_recording(ring(tmp_path / "ring", [4, 4], 8), 3)
-    for wait in (True, False):  # before and after the next writer has come
-        reader = LeRobotDatasetV2(root, readonly=wait)
-        assert len(reader) == 8
-        assert list(EpisodeAwareSampler(reader)) == [3, 4, 5, 6, 7]
-        assert set(WeightedSampler(reader, weights=np.ones(8), num_samples=200)) == {3, 4, 5, 6, 7}
-        if not wait:
-            reader.add_episodes(recording(2, 8))
-            assert list(EpisodeAwareSampler(reader)) == [3, 4, 5, 6, 7, 0, 1]
 
 
 # Order
@@ -241,6 +198,40 @@ def test_a_state_is_taken_up_by_another_number_of_ranks(dataset: LeRobotDatasetV
         EpisodeAwareSampler(dataset, 4).load_state_dict(state)
 
 
+def test_no_frame_is_lost_or_doubled_by_ranks_that_take_up_the_last_step_of_others(tmp_path: Path) -> None:
+    nine = made(tmp_path / "nine", [9])
+    used: list[int] = []
+    for rank in range(2):  # the second rank's last batch is the last frame of its second, for it has one fewer
+        running = EpisodeAwareSampler(nine, 2, rank=rank, world_size=2)
+        used += chain(*islice(running, 2))
+        state = running.state_dict()
+    assert (sorted(used), state["position"]) == (list(range(7)), 7)
+    rest = []
+    for rank in range(2):
+        same = EpisodeAwareSampler(nine, 2, rank=rank, world_size=2)
+        same.load_state_dict(state)
+        rest += list(same)
+    assert rest == [[8], [7]]
+    alone = EpisodeAwareSampler(nine, 1)
+    alone.load_state_dict(state)
+    assert list(alone) == [[7], [8]]
+    with pytest.raises(InvalidArgumentError, match="7 frames into its epoch, in the middle of a step of 4"):
+        EpisodeAwareSampler(nine, 4).load_state_dict(state)
+    eight = EpisodeAwareSampler(nine, 4, start=2).state_dict()
+    with pytest.raises(InvalidArgumentError, match="8 frames into its epoch, in the middle of a step of 4"):
+        EpisodeAwareSampler(nine, 2, rank=1, world_size=2).load_state_dict(eight)
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_two_iterations_at_a_time_give_the_same(dataset: LeRobotDatasetV2, size: int | None) -> None:
+    sampler = EpisodeAwareSampler(dataset, size, shuffle=True)
+    whole = list(EpisodeAwareSampler(dataset, size, shuffle=True))
+    one, other = iter(sampler), iter(sampler)
+    pairs = list(zip(one, other, strict=True))
+    assert pairs == [(batch, batch) for batch in whole]
+    assert (sampler.epoch, sampler.state_dict()["position"]) == (1, 0)
+
+
 # The DataLoader, workers, and whoever writes meanwhile
 
 
@@ -263,64 +254,6 @@ def test_a_loader_gives_the_frames_and_its_state_is_what_was_used(dataset: LeRob
     single = EpisodeAwareSampler(dataset, **options)
     loader = DataLoader(dataset, batch_size=2, sampler=single, **context)
     assert [numbers_of(batch) for batch in loader] == whole
-
-
-def test_an_epoch_keeps_to_the_frames_that_there_were_when_it_began(tmp_path: Path) -> None:
-    growing = made(tmp_path / "new", [4, 3])
-    sampler = EpisodeAwareSampler(growing, 2, shuffle=True)
-    whole = list(EpisodeAwareSampler(growing, 2, shuffle=True))
-    iteration = iter(sampler)
-    begun = [next(iteration)]
-    growing.add_episodes(recording(5, 7))
-    state = sampler.state_dict()
-    assert begun + list(iteration) == whole
-    assert sorted(chain(*sampler)) == list(range(12))
-    later = EpisodeAwareSampler(growing, 2, shuffle=True)
-    later.load_state_dict(state)
-    assert begun + list(later) == whole
-    assert sorted(chain(*later)) == list(range(12))
-
-
-def test_a_ring_that_went_on_is_drawn_from_by_the_same_places(tmp_path: Path) -> None:
-    buffer = ring(tmp_path / "ring", [4, 4], 8)
-    sampler = EpisodeAwareSampler(buffer, 2, shuffle=True, drop_n_last_frames=1)
-    places = list(EpisodeAwareSampler(buffer, 2, shuffle=True, drop_n_last_frames=1))
-    loader = DataLoader(buffer, batch_sampler=sampler)
-    batches = iter(loader)
-    assert numbers_of(next(batches)) == places[0]
-    state = sampler.state_dict()
-    assert state["drawable"]["generation"] == buffer.generation
-    buffer.add_episodes(recording(3, 8))  # frames 8, 9, 10 over 0, 1, 2
-    later = EpisodeAwareSampler(buffer, 2, shuffle=True, drop_n_last_frames=1)
-    later.load_state_dict(state)
-    now = {index: index + 8 if index < 3 else index for index in range(8)}
-    wanted = [[now[index] for index in batch] for batch in places[1:]]
-    assert [numbers_of(batch) for batch in batches] == wanted
-    assert [numbers_of(batch) for batch in DataLoader(buffer, batch_sampler=later)] == wanted
-    assert sorted(chain(*later)) == [0, 1, 4, 5, 6]  # the next epoch
-
-
-def test_ranks_that_see_other_generations_are_told_which_counts(tmp_path: Path) -> None:
-    buffer = ring(tmp_path / "ring", [4, 4], 20)
-    ranks = [EpisodeAwareSampler(buffer, 2, shuffle=True, rank=rank, world_size=2) for rank in range(2)]
-    state = ranks[0].state_dict()
-    buffer.add_episodes(recording(6, 8))
-    ranks[1].load_state_dict(state)
-    given = [list(rank) for rank in ranks]
-    assert sorted(chain(*given[0], *given[1])) == list(range(8))
-    given = [list(rank) for rank in ranks]
-    assert sorted(chain(*given[0], *given[1])) == list(range(14))
-
-
-def test_a_buffer_may_be_empty_at_first(tmp_path: Path) -> None:
-    buffer = LeRobotDatasetV2(tmp_path / "ring", 10, 20, use_as_fifo_buffer=True)
-    samplers: list[Any] = [EpisodeAwareSampler(buffer, 2), WeightedSampler(buffer, 2, weights="action")]
-    for sampler in samplers:
-        with pytest.raises(InvalidArgumentError, match=r"no frame of .* may be drawn: it holds no episode yet"):
-            iter(sampler)
-    buffer.add_episodes(recording(4))
-    assert list(samplers[0]) == [[0, 1], [2, 3]]
-    assert set(chain(*samplers[1])) <= {1, 2, 3}
 
 
 # Refused

@@ -10,7 +10,7 @@ import torch
 
 from roboreel import LeRobotDatasetV2, compute_sampler_weights
 from tests.recordings import made, recording, ring
-from tests.test_samplers import die_recording
+from tests.test_sampled_rings import die_recording
 
 
 @pytest.mark.parametrize(

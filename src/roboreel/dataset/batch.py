@@ -217,6 +217,10 @@ def as_indices(indices: Any, length: int) -> NDArray[np.int64] | int:
     given = _as_array(indices)
     if given.size == 0:
         return np.zeros(0, np.int64)
+    if given.dtype == object:  # where one is beyond what 64 bits hold
+        huge = [each for each in given.flat if type(each) is int and not -length <= each < length]
+        if huge:
+            return huge[0]
     if given.dtype.kind not in "iu" or given.ndim != 1:
         raise TypeError(
             f"indices must be integers; got {indices!r}: type dataset[3] for one frame, or dataset.get_batch([3, 4])"

@@ -200,10 +200,8 @@ def part_sizes(count: int, parts: Sequence[Any]) -> list[int]:
     shares = [*map(float, parts), *([most - total] if leaves else [])]
     sizes = [round(share) for share in shares] if whole[0] else _rounded(np.array(shares) * count)
     if 0 in sizes:
-        raise InvalidArgumentError(
-            f"{shown} of {count} episodes gives {sizes}: a part without an episode; type numbers of episodes, as split("
-            f"{max(count - 1, 1)})"
-        )
+        advice = f"type numbers of episodes, as split({count - 1})" if count > 1 else "there are too few to be split"
+        raise InvalidArgumentError(f"{shown} of {count} episodes gives {sizes}: a part without an episode; {advice}")
     return sizes
 
 

@@ -353,7 +353,10 @@ class LeRobotDatasetV2(Samples):
         return {key: deltas.seconds for key, deltas in self._windows.deltas.items()} or None
 
     def set_delta_timestamps(self, delta_timestamps: DeltaTimestamps | None, *, on_hole: OnHole = "raise") -> None:
-        """Choose the frames (offsets in s) that each key gives around a frame.
+        """Choose which frames each key gives around a frame: those nearest to its time plus offsets (s).
+
+        An episode whose frame k never lies half a step or more from k / fps counts as one that was recorded without
+        jitter: there an offset is so many frames. In others time decides, as it was recorded.
 
         Args:
             delta_timestamps: {key: [seconds, …]}; None: single frames.

@@ -116,8 +116,13 @@ class MultiLeRobotDatasetV2(ByIndex):
 
     @property
     def generation(self) -> int:
-        """Counts the commits of all: while it stays the same, so do all frames."""
+        """Counts the commits of all: while it stays the same, so do all frames that are left."""
         return sum(member.dataset.generation for member in self._members)
+
+    @property
+    def losses(self) -> int:
+        """Counts how often frames of any of them were found lost with a writer that died."""
+        return sum(member.dataset.losses for member in self._members)
 
     @property
     def fps(self) -> float | None:

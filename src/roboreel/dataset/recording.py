@@ -51,12 +51,24 @@ class Recording(ByIndex):
 
     @property
     def generation(self) -> int:
-        """Counts the commits: while it stays the same, so do all frames; 0 before the dataset is made."""
+        """Counts the commits: while it stays the same, so do all frames that are left; 0 before the dataset is made."""
         store = self._opening.store()
         if store is None:
             return 0
         store.refresh()
         return store.state.generation
+
+    @property
+    def losses(self) -> int:
+        """Counts how often frames were found lost with a writer that died, by this process.
+
+        That moves no generation: while both stay the same, so do all frames and where they stand.
+        """
+        store = self._opening.store()
+        if store is None:
+            return 0
+        store.settle()
+        return store.losses
 
     @property
     def buffer_capacity(self) -> int | None:

@@ -39,6 +39,10 @@ class Samples(Publishing):
         self._settled: tuple[Plan, bytes, int] | None = None
         """How many batches there were with this plan while the live record was this one."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process, or a copy, begins with: what follows from what is open is found anew there."""
+        return self.__dict__ | {"_planned": None, "_quick": None, "_settled": None}
+
     @property
     def image_dtype(self) -> str:
         """How images are given: "float32" in [0, 1], or "uint8"."""
@@ -53,14 +57,13 @@ class Samples(Publishing):
             InvalidArgumentError: there is no such form.
         """
         other = copy.copy(self)
-        other._forms = replace(self._forms, image_dtype=image_dtype)
-        other._planned, other._quick, other._buffers = None, None, Buffers()
+        other._forms, other._buffers = replace(self._forms, image_dtype=image_dtype), Buffers()
         return other
 
     def _giving(self, names: tuple[str, ...]) -> Self:
         """Return the same dataset, sharing what is open, of which samples have these keys alone."""
         other = copy.copy(self)
-        other._given, other._planned, other._quick = names, None, None
+        other._given = names
         return other
 
     def _assembled(

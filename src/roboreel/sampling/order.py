@@ -98,6 +98,20 @@ class Share:
         longest = -(-self.frames // self.world_size)
         return min(-(-longest // self.batch_size), self.own)
 
+    def used(self, number: int) -> int:
+        """Return how many positions, from the first on, all processes together have had before their batch `number`.
+
+        >>> [Share(frames=9, batch_size=2, world_size=2).used(k) for k in range(3)]
+        [0, 4, 7]
+        """
+        longest = -(-self.frames // self.world_size)
+        last = -(-longest // self.batch_size) - 1
+        used = number * self.batch_size * self.world_size
+        gives_up = not self.drop_last and self.frames // self.world_size == last * self.batch_size < longest
+        if gives_up and self.batch_size > 1 and number == last > 0:
+            return used - (-self.frames % self.world_size)  # a position of each process that is one short: see `bounds`
+        return used
+
     def bounds(self, number: int) -> tuple[int, int]:
         """Return where a batch begins and ends among this process's own positions."""
         first = number * self.batch_size

@@ -90,6 +90,7 @@ class PrioritizedSampler(DrawingSampler):
         self._highest = 1.0
         self._tree = SumTree([])
         self._seen = Drawable.none()
+        self._losses = 0
         self._recent: deque[tuple[tuple[int, int], list[int]]] = deque(maxlen=_REMEMBERED)
         """By (epoch, number) the batches that this iteration gave."""
         self._ahead: dict[tuple[int, int], list[int]] = {}
@@ -98,7 +99,6 @@ class PrioritizedSampler(DrawingSampler):
     # Drawing
 
     def _taker(self, epoch: Epoch) -> Take:
-        self._follow(self._choice.look(self.dataset))  # a writer that dies moves no generation
         self._recent.clear()
 
         def take(first: int, stop: int) -> Ints:
@@ -163,7 +163,8 @@ class PrioritizedSampler(DrawingSampler):
         torch = require("torch", extra="torch", purpose="importance weights")
         self._follow()
         at = self._seen.indices_of(_numbers(index))
-        weights = np.where(at < 0, 0, self._tree.weights[np.maximum(at, 0)])
+        weights = np.zeros(len(at))
+        weights[at >= 0] = self._tree.weights[at[at >= 0]]
         ratio = weights * (self._seen.frames / max(self._tree.total, np.finfo(np.float64).tiny))
         corrections = np.where(ratio > 0, ratio, 1) ** -self.beta
         tensor: Tensor = torch.from_numpy((corrections / corrections.max(initial=0)).astype(np.float32))
@@ -179,12 +180,12 @@ class PrioritizedSampler(DrawingSampler):
     def _weight(self, priorities: Any) -> Any:
         return (priorities + self.eps) ** self.alpha
 
-    def _follow(self, now: Drawable | None = None) -> None:
+    def _follow(self) -> None:
         """Take notice of what came and went: what came is to be seen soon."""
-        if now is None:
-            if self.dataset.generation == self._seen.generation:
-                return
-            now = self._choice.look(self.dataset)
+        losses = self.dataset.losses
+        if self.dataset.generation == self._seen.generation and losses == self._losses:
+            return
+        self._losses, now = losses, self._choice.look(self.dataset)
         if now.reach > len(self._tree):
             grown = np.zeros(max(now.reach, 2 * len(self._tree)))
             grown[: len(self._tree)] = self._tree.weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from roboreel.dataset.choice import parse_episodes
@@ -109,24 +109,31 @@ class FrameSampler(ABC):
     def __iter__(self) -> Iterator[Any]:
         epoch = self._next()
         take = self._taker(epoch)
+        epoch = replace(epoch)  # its own: of several that are gone through at a time, the last is what is told of
         self._set, self._running, self._given = None, epoch, self.start
-        return self._indices(epoch, take) if self.batch_size is None else self._batches(epoch, take)
+        make = self._indices if self.batch_size is None else self._batches
+        return make(epoch, take, self.start)
 
-    def _batches(self, epoch: Epoch, take: Take) -> Iterator[list[int]]:
+    def _batches(self, epoch: Epoch, take: Take, start: int) -> Iterator[list[int]]:
         share = self._share(epoch)
-        for number in range(self._given, share.batches):
+        for number in range(start, share.batches):
             batch = self._batch(take, *share.bounds(number), epoch.frames)
-            self._given = number + 1
+            self._tell(epoch, number + 1)
             yield batch
         self._end(epoch)
 
-    def _indices(self, epoch: Epoch, take: Take) -> Iterator[int]:
+    def _indices(self, epoch: Epoch, take: Take, start: int) -> Iterator[int]:
         count = self._share(epoch).batches
-        for first in range(self._given, count, _AT_ONCE):
-            for index in self._batch(take, first, min(first + _AT_ONCE, count), epoch.frames):
-                self._given += 1
+        for first in range(start, count, _AT_ONCE):
+            indices = self._batch(take, first, min(first + _AT_ONCE, count), epoch.frames)
+            for given, index in enumerate(indices, first + 1):
+                self._tell(epoch, given)
                 yield index
         self._end(epoch)
+
+    def _tell(self, epoch: Epoch, given: int) -> None:
+        if self._running is epoch:
+            self._given = given
 
     def _batch(self, take: Take, first: int, stop: int, frames: int) -> list[int]:
         indices: list[int] = take(first * self.world_size, min(stop * self.world_size, frames)).tolist()
@@ -158,7 +165,10 @@ class FrameSampler(ABC):
         return f"no episode has a frame left with {told}; let more of them in" if told else "all its frames are lost"
 
     def _share(self, epoch: Epoch) -> Share:
-        return Share(epoch.frames, self.batch_size or 1, self.rank, self.world_size, self.drop_last)
+        return self._share_of(epoch.frames)
+
+    def _share_of(self, frames: int) -> Share:
+        return Share(frames, self.batch_size or 1, self.rank, self.world_size, self.drop_last)
 
     @abstractmethod
     def _frames(self, drawable: Drawable) -> int:
@@ -193,7 +203,7 @@ class FrameSampler(ABC):
         return {
             "seed": self.seed,
             "epoch": epoch.number,
-            "position": done * self._step,
+            "position": self._share(epoch).used(done),
             "frames": epoch.frames,
             "drawable": epoch.drawable.to_dict(),
         }
@@ -206,8 +216,9 @@ class FrameSampler(ABC):
         Raises:
             InvalidArgumentError: the state ends within a batch, or is of another dataset.
         """
-        start, rest = divmod(state["position"], self._step)
-        if rest:
+        share = self._share_of(state["frames"])
+        start = -(-state["position"] // self._step)
+        if share.used(start) != state["position"]:
             raise InvalidArgumentError(
                 f"the state is {state['position']} frames into its epoch, in the middle of a step of {self._step} "
                 f"(batch_size={self.batch_size}, world_size={self.world_size}); give those that it was saved with"

@@ -81,7 +81,7 @@ class WeightedSampler(DrawingSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._made: tuple[int, Weights, SumTree] | None = None
+        self._made: tuple[tuple[int, int], Weights, SumTree] | None = None
         if isinstance(self.weights, Mapping):
             check_episodes(self.dataset, self.weights)
         elif not (isinstance(self.weights, str) or callable(self.weights)) and np.shape(self.weights) != (
@@ -95,8 +95,6 @@ class WeightedSampler(DrawingSampler):
             self._tree()
 
     def _taker(self, epoch: Epoch) -> Take:
-        self._made = None  # a writer that dies moves no generation
-
         def take(first: int, stop: int) -> Ints:
             shares = uniforms(stop - first, self.seed, epoch.number, first)
             return self._tree().find(shares[self.rank :: self.world_size])
@@ -105,7 +103,8 @@ class WeightedSampler(DrawingSampler):
 
     def _tree(self) -> SumTree:
         """The weights as they are now."""
-        if self._made is None or self._made[0] != self.dataset.generation or self._made[1] is not self.weights:
+        now = self.dataset.generation, self.dataset.losses
+        if self._made is None or self._made[0] != now or self._made[1] is not self.weights:
             drawable = self._choice.look(self.dataset)
             weights = self._weigh(drawable)
             with np.errstate(over="ignore"):
@@ -114,7 +113,7 @@ class WeightedSampler(DrawingSampler):
             tree = SumTree(weights)
             if not tree.total > 0:
                 raise InvalidArgumentError(f"nothing to draw from {self.dataset!r}: every weight is 0")
-            self._made = drawable.generation, self.weights, tree
+            self._made = now, self.weights, tree
         return self._made[2]
 
     def _weigh(self, drawable: Drawable) -> Floats:

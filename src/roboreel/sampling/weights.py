@@ -26,8 +26,9 @@ def compute_sampler_weights(
     """Return a weight for each frame of [offline; online], summing to 1: a float64 tensor (len + len,).
 
     The frames of the online dataset together weigh `online_sampling_ratio`, the offline ones the rest; the last n of
-    each episode weigh nothing. Where all would weigh nothing, all weigh the same. Slots of which the frame was lost
-    with a writer that died weigh nothing in any case. For `torch.utils.data.WeightedRandomSampler` over
+    each episode weigh nothing, also where there is no online dataset (#445 heeds `offline_drop_n_last_frames` only
+    beside one). Where all would weigh nothing, all weigh the same. Slots of which the frame was lost with a writer that
+    died weigh nothing in any case. For `torch.utils.data.WeightedRandomSampler` over
     `MultiLeRobotDatasetV2([offline, online])`, in which the online one is that which grows, or over torch's
     `ConcatDataset`.
 

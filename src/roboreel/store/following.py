@@ -73,6 +73,8 @@ class Following:
         """Whether slots may be lost of which the episode table does not tell yet."""
         self._given_up: bytes | None = None
         """The live record of a writer that was found dead: what it was overwriting is lost, not in the making."""
+        self.losses = 0
+        """How often frames were found to be lost with a writer that died."""
         self._pending: Redo | None = None
         """The edit that a dead writer has committed and not wholly applied: readers take its values from here."""
         self._fds = {name: files.open_to_read(root / name) for name in _followed(root)}

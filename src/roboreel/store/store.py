@@ -329,7 +329,9 @@ class Store(Following):
         before = self.table.live_starts.copy()
         for lost in gone:
             self.table.lose(*lost)
-        return news or not np.array_equal(before, self.table.live_starts)
+        is_less = not np.array_equal(before, self.table.live_starts)
+        self.losses += is_less
+        return news or is_less
 
     def owner_words(self, start: int, stop: int) -> NDArray[np.uint64]:
         """A copy of the owner words of slots [start, stop)."""
