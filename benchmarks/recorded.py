@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,25 @@ def drain(iterator: Iterator[Any]) -> Run:
 
 def drain_workers(iterator: Iterator[Any], workers: int) -> Run:
     """As `drain`, of workers: what they made ahead does not count, and they do not work in the turns of others."""
-    ahead = 2 * workers
+    return _OfWorkers(iterator, workers)
 
-    def run(count: int) -> float:
+
+@dataclass(frozen=True)
+class _OfWorkers:
+    iterator: Iterator[Any]
+    workers: int
+
+    def __call__(self, count: int) -> float:
+        ahead = 2 * self.workers
         for _ in range(ahead):
-            next(iterator)
+            next(self.iterator)
         began = time.perf_counter()
         for _ in range(count):
-            next(iterator)
+            next(self.iterator)
         seconds = time.perf_counter() - began
         time.sleep(min(5.0, 1.5 * ahead * seconds / count))  # until they have made as much ahead again
         return seconds
 
-    return run
+    def batch(self) -> Any:
+        """Return the next batch."""
+        return next(self.iterator)

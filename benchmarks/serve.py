@@ -86,7 +86,12 @@ def answers(run: Run, requests: Iterator[str], clock: Callable[[], float]) -> It
         if "run" in request:
             yield {"seconds": timed(run, request["run"], clock)}
         else:
-            yield {"sums": sums(run(1))} if "check" in request else memory()
+            yield {"sums": sums(_next(run))} if "check" in request else memory()
+
+
+def _next(run: Run) -> Any:
+    """Return the next batch; of who gives seconds, as workers do, asked for apart."""
+    return run.batch() if hasattr(run, "batch") else run(1)
 
 
 def main() -> None:

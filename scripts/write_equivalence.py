@@ -61,7 +61,8 @@ Each of these has a test in `tests/lerobot`, or stands in the tables above.
 - **Windows of any key.** In LeRobot a window of `task_index`, of strings, or beside video of `timestamp`, is an
   error.
 - **Offsets need not be whole frames.** LeRobot refuses those that are not k / fps within 0.1 ms; ours takes the
-  nearest frame, of two that are as near the earlier.
+  nearest frame, of two that are as near the earlier. Where the frames of an episode jitter by less than half a step
+  around k / fps, frame k counts as taken at k / fps.
 - **Episodes that alone were downloaded are a dataset of their own**, with `index` and `episode_index` from 0. Opened
   with `episodes=`, or taken from a folder with it, they keep their numbers, as in LeRobot.
 - **Export.** As in LeRobot's later versions and not in 0.4.4, `min` and `max` of integers and booleans are written as

@@ -141,6 +141,21 @@ def test_shared_memory_goes_when_the_loader_and_its_batches_have_gone(root: Path
     assert shared_kib() < before + 16 * 50
 
 
+@needs_slabs
+def test_workers_give_back_what_they_needed_while_batches_were_kept(root: Path) -> None:
+    before = shared_kib()
+    batches = iter(loader(opened(root), 300, 1))
+    kept = [next(batches) for _ in range(40)]
+    for batch in kept:
+        check(batch)
+    taken = shared_kib() - before
+    del kept, batch
+    for _ in range(200):
+        check(next(batches))
+    gc.collect()
+    assert shared_kib() - before < taken / 3
+
+
 def shared_kib() -> int:
     """What this process has mapped of shared memory that is really there."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -229,6 +244,26 @@ def test_a_worker_that_is_killed_leaves_the_next_loader_whole(root: Path) -> Non
 
 
 # Ways in which a batch is made
+
+
+class Cropped:
+    """Gives another size in each batch of 16."""
+
+    calls = 0
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        side = 16 + 24 * (self.calls // 16 % 3)
+        self.calls += 1
+        return images[..., :side, :side]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_transform_may_give_another_size_in_each_batch(root: Path, workers: int) -> None:
+    kept = list(loader(opened(root, image_transform=Cropped()), 12, workers))
+    assert [batch[CAMERA].shape for batch in kept] == [(16, 2, 3, side, side) for side in (16, 40, 64)] * 4
+    for batch in kept:
+        shown = batch[CAMERA][:, 1].flatten(1).long()
+        assert (shown == batch["index"][:, None]).all()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -48,15 +48,22 @@ def made(root: Path, **options: Any) -> LeRobotDatasetV2:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each batch that was asked for the short way came by it."""
     seen: list[bool] = []
-    batch = Quick.batch
+    batch, item = Quick.batch, Quick.item
 
-    def told(quick: Quick, indices: Any) -> Any:
-        found = batch(quick, indices)
+    def told(of: Any, quick: Quick, asked: Any) -> Any:
+        found = of(quick, asked)
         seen.append(found is not None)
         return found
 
-    monkeypatch.setattr(Quick, "batch", told)
+    monkeypatch.setattr(Quick, "batch", lambda quick, indices: told(batch, quick, indices))
+    monkeypatch.setattr(Quick, "item", lambda quick, slot: told(item, quick, slot))
     return seen
+
+
+def mapped(root: Path) -> list[str]:
+    """The mappings of this process of files in a folder."""
+    maps = Path("/proc/self/maps")
+    return [line for line in maps.read_text().splitlines() if f"{root}/" in line] if maps.exists() else []
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -91,6 +98,18 @@ def test_it_gives_what_the_other_way_gives(
     assert same(dataset.get_batch(np.array([2, 9])), other.get_batch([2, 9]))
     with pytest.raises(FrameIndexError, match="index 25 is beyond the ends"):
         dataset.get_batch([3, 25])
+    taken.clear()
+    for index in (*range(sum(LENGTHS)), -1, np.int64(3)):
+        other = LeRobotDatasetV2(tmp_path / "dataset", readonly=True, delta_timestamps=DELTAS)
+        assert same(dataset[index], other[index])
+    assert taken == [True] * sum(LENGTHS) + [False] * 2
+    first = dataset[4]
+    for value in first.values():
+        if isinstance(value, torch.Tensor):
+            value.zero_()  # its own memory
+    assert same(dataset[4], other[4])
+    with pytest.raises(FrameIndexError, match="index 25 is beyond the ends"):
+        dataset[25]
 
 
 @pytest.mark.parametrize("code", [99, -1])
@@ -115,13 +134,20 @@ def test_episodes_of_a_frame_or_two_go_the_other_way_where_there_are_many(
 ) -> None:
     monkeypatch.setattr(places, "_MOST_BYTES", 0)
     monkeypatch.setattr(places, "_MOST_BLOCKS", 4)
+    asked: list[Any] = []
+
+    def told(*about: Any) -> Any:
+        asked.append(places.places_of(*about))
+        return asked[-1]
+
+    monkeypatch.setattr("roboreel.dataset.quick.places_of", told)
     dataset = LeRobotDatasetV2(tmp_path / "dataset", fps=10, delta_timestamps={"number": [0, 0.1]})
     for first in range(24):
         dataset.add_episodes(episode(1, first), no_flush=True)
     for _ in range(12):
         batch = dataset.get_batch([0, 7, 23])
     assert batch["number"].tolist() == [[0, 0], [7, 7], [23, 23]]
-    assert taken == []
+    assert (asked, taken) == ([None], [])
 
 
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
@@ -158,8 +184,10 @@ def test_what_comes_or_is_asked_for_meanwhile_is_seen_at_once(tmp_path: Path, ta
     settled()
     with dataset.edit("number") as numbers:
         numbers[numbers == 103] = -7
+    del numbers  # a mapping
     assert -7 in reader.get_batch(range(len(reader)))["number"][:, 1].tolist()
     settled()
+    assert mapped(tmp_path / "dataset") or not Path("/proc/self/maps").exists()
     reader.set_delta_timestamps({"number": [0.1]})
     assert reader.get_batch([8])["number"].shape == (1, 1)
     newest = int(reader.episode_data_index["episode_index"][-1])
@@ -169,6 +197,8 @@ def test_what_comes_or_is_asked_for_meanwhile_is_seen_at_once(tmp_path: Path, ta
     assert settled_view == [101] * 12
     dataset.close()
     reader.close()
+    view.close()
+    assert not mapped(tmp_path / "dataset")
     assert reader.get_batch([8])["number"].shape == (1, 1)
 
 

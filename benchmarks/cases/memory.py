@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from benchmarks import recordings
 from benchmarks.apart import apart, status_mb
@@ -67,14 +67,8 @@ def _videos_read(setup: Setup) -> Figures:
 # Workers
 
 
-class Nothing(Dataset[int]):
-    """What an idle worker reads."""
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def __len__(self) -> int:
-        return 1 << 40
+NOTHING = range(1 << 40)
+"""What an idle worker reads: its process imports no more than torch for it."""
 
 
 def many_batches(scene: Scene) -> dict[str, Any]:
@@ -94,20 +88,22 @@ def _workers_reading(setup: Setup) -> Figures:
     figures: Figures = {}
     dataset = LeRobotDatasetV2(setup["dataset"], delta_timestamps=setup["deltas"], readonly=True)
     warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores is what is asked here
-    _worker_mb(Nothing(), setup, 1, [20])  # whatever the first workers bring about in this process is not a worker's
-    for workers in (1, 4, 16):
-        if workers > setup["workers"]:
-            break
-        idle = _worker_mb(Nothing(), setup, workers, [20 * workers])
-        figures[f"of_{workers}_mb"] = _worker_mb(dataset, setup, workers, [100 * workers])[0] - idle[0]
-    figures["worker_mb"] = max(value for name, value in figures.items() if name.startswith("of_"))
-    early, late = _worker_mb(dataset, setup, min(2, setup["workers"]), [setup["read"] // 100, setup["read"]])
+    for start in ("fork", "spawn"):
+        _worker_mb(NOTHING, setup, 1, [20], start)  # what the first ones bring about in this process is not a worker's
+        for workers in (1, 4, 16):
+            if workers > setup["workers"]:
+                break
+            idle = _worker_mb(NOTHING, setup, workers, [20 * workers], start)
+            reading = _worker_mb(dataset, setup, workers, [100 * workers], start)
+            figures[f"{start}_{workers}_mb"] = reading[0] - idle[0]
+    figures["worker_mb"] = max(figures.values())
+    early, late = _worker_mb(dataset, setup, min(2, setup["workers"]), [setup["read"] // 100, setup["read"]], "fork")
     return {**figures, "batches": float(setup["read"]), "growth_mb": late - early}
 
 
-def _worker_mb(dataset: Any, setup: Setup, workers: int, after: list[int]) -> list[float]:
+def _worker_mb(dataset: Any, setup: Setup, workers: int, after: list[int], start: str) -> list[float]:
     """Return what a worker has for itself, MB, the largest of them, after so many batches."""
-    loader: Any = DataLoader(dataset, batch_sampler=Endless(setup), num_workers=workers)
+    loader: Any = DataLoader(dataset, batch_sampler=Endless(setup), num_workers=workers, multiprocessing_context=start)
     iterator: Iterator[Any] = iter(loader)
     found, read = [], 0
     for wanted in after:
@@ -134,7 +130,7 @@ WORKERS = Benchmark(
     "memory of 1, 4 and 16 workers reading state windows",
     many_batches,
     goals=(
-        figure("worker_mb", "a worker, beyond an idle one", "MB", at_most=40),
+        figure("worker_mb", "a worker, forked or spawned, beyond an idle one", "MB", at_most=40),
         figure("growth_mb", "growth of a worker over 10⁵ batches", "MB", at_most=5),
     ),
     count=workers_reading,

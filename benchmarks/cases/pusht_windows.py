@@ -178,6 +178,7 @@ IMAGE = Benchmark(
         Contender("numpy", take_images),
         Contender("torchrl", f"{TORCHRL}:slices", "torchrl", own_batches=True),
         Contender("lerobot 0.4.4", f"{LEROBOT}:version_0_4", "lerobot04"),
+        Contender("lerobot 0.6.1", f"{LEROBOT}:version_0_6", "lerobot06"),
     ),
     (times_of("numpy", 1.3), rate_of("torchrl", 15), rate_of("lerobot 0.4.4", 250)),
 )

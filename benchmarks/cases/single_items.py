@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,21 +36,28 @@ def ours(setup: Setup) -> Iterator[Run]:
 
 
 def by_hand(setup: Setup) -> Iterator[Run]:
-    """Rows held at the episode's ends, a mask a key, one indexing and one tensor a key."""
+    """Rows held at the episode's ends, made once for keys that share them; one copy and one tensor a key."""
     columns = Columns(Path(setup["dataset"]))
-    offsets = {key: np.rint(np.asarray(deltas) * setup["fps"]).astype(int) for key, deltas in setup["deltas"].items()}
-    singles = {key: array for key, array in columns.arrays.items() if key not in offsets}
-    starts, stops = columns.starts, columns.stops
+    starts, stops = columns.starts.tolist(), columns.stops.tolist()
+    singles = [(key, array) for key, array in columns.arrays.items() if key not in setup["deltas"]]
+    windows: dict[tuple[int, ...], list[tuple[str, str, Any]]] = {}
+    for key, deltas in setup["deltas"].items():
+        steps = tuple(round(delta * setup["fps"]) for delta in deltas)
+        windows.setdefault(steps, []).append((key, key + "_is_pad", columns.arrays[key].take))
+    windowed = [(np.array(steps), keys) for steps, keys in windows.items()]
     indices = endless(setup)
 
     def item(index: int) -> dict[str, Any]:
-        episode = starts.searchsorted(index, side="right") - 1
+        episode = bisect.bisect_right(starts, index) - 1
         first, last = starts[episode], stops[episode] - 1
-        found = {key: torch.as_tensor(array[index]) for key, array in singles.items()}
-        for key, steps in offsets.items():
-            rows = index + steps
-            found[key + "_is_pad"] = torch.from_numpy((rows < first) | (rows > last))
-            found[key] = torch.from_numpy(columns.arrays[key][np.minimum(np.maximum(rows, first), last)])
+        found = {key: torch.from_numpy(array[index, ...].copy()) for key, array in singles}
+        for steps, keys in windowed:
+            rows = steps + index
+            is_pad = (rows < first) | (rows > last)
+            rows = np.minimum(np.maximum(rows, first), last)
+            for key, mask, gather in keys:
+                found[key] = torch.from_numpy(gather(rows, 0, None, "clip"))
+                found[mask] = torch.from_numpy(is_pad.copy())
         return found
 
     def run(count: int) -> Any:

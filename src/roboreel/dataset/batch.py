@@ -50,6 +50,29 @@ def decoded(codes: NDArray[Any], strings: Sequence[str]) -> Any:
     return list(map(strings.__getitem__, codes.tolist()))
 
 
+def is_plain(torch: Any, value: Any) -> bool:
+    """Whether numpy could hold it."""
+    return (
+        type(value) is torch.Tensor
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and not value.requires_grad
+        and not value.dtype.is_complex
+        and _has_numpy(torch, value.dtype)
+        and not value.is_quantized
+    )
+
+
+@functools.cache
+def _has_numpy(torch: Any, dtype: Any) -> bool:
+    """Whether numpy has numbers of this kind: of bfloat16 and the float8s it has not."""
+    try:
+        torch.empty(0, dtype=dtype).numpy()
+    except TypeError:
+        return False
+    return True
+
+
 class BlockBatch(list[int]):
     """Indices out of a block of episodes, which are decoded whole and kept until the next ones come."""
 

@@ -381,6 +381,7 @@ class LeRobotDatasetV2(Samples):
     def reload(self) -> None:
         """Open the directory anew, taking what another process changed."""
         self._opening.reopen()
+        self._quick = None
         if self._choice is not None:
             self._choice_in(self._need_store())
 

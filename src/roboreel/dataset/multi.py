@@ -215,8 +215,10 @@ class MultiLeRobotDatasetV2(ByIndex):
         strings = self._told([arrays[key] for key in plan.strings], shares, tables)
         batch = to_tensors(plan, arrays, strings, single=single)
         if self.image_transform is not None:
-            transform_images(batch, {part.key: part.spec for part in plan.parts}, self.image_transform)
-        return slabs.to_send(batch) if to_send else batch
+            room = slabs.room_as_before() if to_send else None
+            keys = {part.key: part.spec for part in plan.parts}
+            transform_images(batch, keys, self.image_transform, room or self._buffers)
+        return slabs.to_send(batch, room) if to_send else batch
 
     def _shares(self, indices: Ints) -> Iterator[tuple[int, Ints]]:
         """Yield the members that a batch has frames of, and which of its rows these are."""

@@ -27,6 +27,9 @@ class Places(Protocol):
     def windows(self, slots: Ints) -> list[Window]:
         """Return for each key, or group of them, the windows around frames, (B,), that are there."""
 
+    def window(self, slot: int) -> list[Window]:
+        """Return those around one frame, (T,), in memory that is not to be given away."""
+
 
 def places_of(near: NearEnds, starts: Ints, stops: Ints, frames: int) -> Places | None:
     """Return what finds them in these episodes; None where there are frames of none, or it would look for long.
@@ -74,6 +77,9 @@ class ByFrame:
             (taken.take(slots, 0, None, "clip"), is_pad.take(slots, 0, None, "clip")) for taken, is_pad in self.tables
         ]
 
+    def window(self, slot: int) -> list[Window]:
+        return [(taken[slot], is_pad[slot]) for taken, is_pad in self.tables]
+
 
 @dataclass(frozen=True)
 class ByBlock:
@@ -100,3 +106,6 @@ class ByBlock:
             (taken.take(cells, 0, None, "clip") + column, is_pad.take(cells, 0, None, "clip"))
             for taken, is_pad in self.near.tables
         ]
+
+    def window(self, slot: int) -> list[Window]:
+        return [(taken[0], is_pad[0]) for taken, is_pad in self.windows(np.array([slot]))]

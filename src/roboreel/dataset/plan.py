@@ -179,6 +179,11 @@ class Plan:
             and self.near_ends is not None
         )
 
+    @cached_property
+    def largest_bytes(self) -> int:
+        """Of the arrays of a sample."""
+        return max(1, *(nbytes for _, _, _, nbytes in self.layout))
+
     def nbytes(self, samples: int) -> int:
         """Bytes that the arrays of a batch take in a slab."""
         return sum(aligned(samples * nbytes) for _, _, _, nbytes in self.layout)

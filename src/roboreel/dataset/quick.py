@@ -7,7 +7,7 @@ commit changes, and so does the beginning of a write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +24,6 @@ _LEAST_BATCHES, _PLACES_A_BATCH = 8, 200
 """So many batches, at least, and one for so many places: so that finding these, which each commit undoes, takes a small
 part of the time that reading took before it."""
 
-Take = Callable[..., NDArray[Any]]
 Ints = NDArray[np.int64]
 
 
@@ -33,18 +32,24 @@ class Quick:
 
     def __init__(self, store: Store, plan: Plan, windows: object, record: bytes, places: Places) -> None:
         self.store, self.windows, self._record = store, windows, record
-        take = {part.key: store.memmap(part.key).take for part in plan.parts}
-        single = [part for part in plan.single.parts if not part.spec.is_string]
-        self._frames, self._windows_of, self._strings = store.state.frames, places.windows, store.strings
-        self._as_stored = [(part.key, take[part.key]) for part in single if part.key in plan.single.as_stored]
-        self._cast = [(part.key, take[part.key], part.spec.item_dtype) for part in plan.single.cast]
-        self._codes = [(key, store.memmap(key).view(np.uint32).take) for key in plan.strings]  # damaged: below 0, too
+        column = {part.key: store.memmap(part.key) for part in plan.parts}
+        self._frames, self._places, self._strings = store.state.frames, places, store.strings
+        numbers = [key for key in plan.single.as_stored if key not in plan.strings]
+        self._as_stored = [(key, column[key], column[key].take) for key in numbers]
+        self._cast = [(part.key, column[part.key], part.spec.item_dtype) for part in plan.single.cast]
+        self._codes = [(key, column[key].view(np.uint32)) for key in plan.strings]  # damaged ones are below 0, too
         self._windowed = [
-            ([(key, take[key]) for key in group.as_stored], group.masks[0], group.masks[1:]) for group in plan.windowed
+            ([(key, column[key].take) for key in group.as_stored], group.masks[0], group.masks[1:])
+            for group in plan.windowed
         ]
         self._blank: dict[str, Any] = dict.fromkeys(plan.keys)
-        self._most = Buffers.least_bytes // max(1, *(item[3] for item in plan.layout))
+        self._most = self.most_samples(plan)
         self._from_numpy = require("torch", extra="torch", purpose="reading items as tensors").from_numpy
+
+    @staticmethod
+    def most_samples(plan: Plan) -> int:
+        """How many samples a batch may have: arrays that are larger than a few pages are worth memory used again."""
+        return Buffers.least_bytes // plan.largest_bytes
 
     @staticmethod
     def is_due(store: Store, batches: int) -> bool:
@@ -70,13 +75,13 @@ class Quick:
             return None
         batch = self._blank.copy()
         try:  # without the store's lock, which others would hardly get: what is bound here stays as it was
-            for key, take in self._as_stored:
+            for key, _, take in self._as_stored:  # "clip": to check bounds numpy gathers through a second buffer
                 batch[key] = from_numpy(take(slots, 0, None, "clip"))
-            for key, take, dtype in self._cast:
-                batch[key] = from_numpy(take(slots, 0, None, "clip").astype(dtype))
-            for key, take in self._codes:
-                batch[key] = take(slots, 0, None, "clip")
-            for (wanted, is_pad), (keys, mask, masks) in zip(self._windows_of(slots), self._windowed, strict=True):
+            for key, column, dtype in self._cast:
+                batch[key] = from_numpy(column.take(slots, 0, None, "clip").astype(dtype))
+            for key, codes in self._codes:
+                batch[key] = codes.take(slots, 0, None, "clip")
+            for (wanted, is_pad), (keys, mask, masks) in zip(self._places.windows(slots), self._windowed, strict=True):
                 for key, take in keys:
                     batch[key] = from_numpy(take(wanted, 0, None, "clip"))
                 for key in masks:
@@ -85,6 +90,29 @@ class Quick:
             if store.record() != self._record:  # they never repeat: nothing was written since this was made
                 return None
         except (OSError, KeyError):  # closed by another thread
+            return None
+        return self._with_strings(batch)
+
+    def item(self, slot: Any) -> dict[str, Any] | None:
+        """Return one frame, as `dataset[i]` does; None where that cannot be told here."""
+        if type(slot) is not int or not 0 <= slot < self._frames:
+            return None
+        batch, from_numpy = self._blank.copy(), self._from_numpy
+        try:
+            for key, column, _ in self._as_stored:  # with the dots an array, also without any axis
+                batch[key] = from_numpy(column[slot, ...].copy())
+            for key, column, dtype in self._cast:
+                batch[key] = from_numpy(column[slot, ...].astype(dtype))
+            for key, codes in self._codes:
+                batch[key] = codes[slot, ...].copy()
+            for (wanted, is_pad), (keys, mask, masks) in zip(self._places.window(slot), self._windowed, strict=True):
+                for key, take in keys:
+                    batch[key] = from_numpy(take(wanted, 0, None, "clip"))
+                for key in (mask, *masks):
+                    batch[key] = from_numpy(is_pad.copy())
+            if self.store.record() != self._record:
+                return None
+        except (OSError, KeyError):
             return None
         return self._with_strings(batch)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from operator import length_hint
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from roboreel.dataset.plan import Arrays, Forms, Plan, Rows
 from roboreel.dataset.publishing import Publishing
 from roboreel.dataset.quick import Quick
 from roboreel.dataset.reading import Batching, Windows, check_window_keys, gather_samples
+from roboreel.dataset.slab import SlabRoom
 from roboreel.dataset.transforms import transform_images
 from roboreel.errors import UnknownKeyError
 from roboreel.store import Store
@@ -42,6 +44,11 @@ class Samples(Publishing):
     def __getstate__(self) -> dict[str, Any]:
         """What another process, or a copy, begins with: what follows from what is open is found anew there."""
         return self.__dict__ | {"_planned": None, "_quick": None, "_settled": None}
+
+    def close(self) -> None:
+        """Flush, and let go of the writer's lock and the files; reading on opens them again."""
+        self._quick = None
+        super().close()
 
     @property
     def image_dtype(self) -> str:
@@ -69,36 +76,37 @@ class Samples(Publishing):
     def _assembled(
         self, indices: Sequence[int] | Ints, *, single: bool = False, to_send: bool = False
     ) -> dict[str, Any]:
-        if not (single or to_send) and (found := self._quickly(indices)) is not None:
+        if not to_send and (found := self._quickly(indices, single=single)) is not None:
             return found
         held = indices.episodes if isinstance(indices, BlockBatch) else 0
         self._buffers.next_round()
         at_once = to_send and self.image_transform is None  # else what is sent is there only after it
 
-        def gathered(store: Store, slots: Ints) -> tuple[Store, Plan, Arrays]:
+        def gathered(store: Store, slots: Ints) -> tuple[Store, Plan, Arrays, SlabRoom | None]:
             plan = self._plan(store)
             room = slabs.room_to_send(plan.nbytes(len(slots))) if at_once else None
             arrays = plan.arrays(len(slots), room or self._buffers)
             gather_samples(Batching(store, plan, self._windows.on_hole, held, self._buffers), slots, Rows(arrays))
-            return store, plan, arrays
+            return store, plan, arrays, room
 
-        store, plan, arrays = self._read(indices, gathered)
+        store, plan, arrays, room = self._read(indices, gathered)
         batch = to_tensors(plan, arrays, store.strings, single=single)
         if self.image_transform is not None:
-            transform_images(batch, store.manifest.keys, self.image_transform)
-        return slabs.to_send(batch) if to_send else batch
+            room = slabs.room_as_before() if to_send else None
+            transform_images(batch, store.manifest.keys, self.image_transform, room or self._buffers)
+        return slabs.to_send(batch, room) if to_send else batch
 
-    def _quickly(self, indices: Sequence[int] | Ints) -> dict[str, Any] | None:
+    def _quickly(self, indices: Sequence[int] | Ints, *, single: bool) -> dict[str, Any] | None:
         """Return a batch the quick way, which is made where nothing was written for some batches; None: the other."""
         store, quick = self._need_store(), self._quick
         if self._choice is not None:
             return None
         if quick is not None and quick.store is store and quick.windows is self._windows:
-            batch = quick.batch(indices)
-            if batch is not None:
-                return batch
+            found = quick.item(indices[0]) if single else quick.batch(indices)
+            if found is not None:
+                return found
         plan = self._plan(store)
-        if not plan.is_quick:
+        if not plan.is_quick or length_hint(indices) > Quick.most_samples(plan):
             return None
         record = store.record()
         settled = self._settled

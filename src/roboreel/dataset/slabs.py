@@ -9,35 +9,30 @@ that somebody keeps is ever touched, and where no slab is free there is a new on
 
 from __future__ import annotations
 
-import functools
-import mmap
 import os
 import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import reduction, util
+from multiprocessing import util
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from roboreel.dataset.batch import is_plain
 from roboreel.dataset.buffers import Lease, Memory
 from roboreel.dataset.plan import aligned
 from roboreel.dataset.shared import SharedMapping
+from roboreel.dataset.slab import ATTACHED, ENDED, FREE, HEADER_BYTES, PINNED, TICKETS, Slab, SlabRoom
 
-_HEADER_BYTES = mmap.PAGESIZE
-_TICKETS = 32
-"""A byte each: 1 as long as somebody reads the batch sent with it. Set by the worker, cleared by the reader."""
-_ATTACHED, _PINNED, _ENDED = 32, 33, 34
-"""Bytes after the tickets: the reader has mapped it; a forked process may read it for ever; the worker has ended."""
-_FREE = bytes(_TICKETS)
 _MOST_SLABS = 1 << 14
 """Of a worker: beyond, batches travel as torch sends them. A process may have some 65,000 mappings."""
 _LOOKED_AT = 64
 """So many slabs are asked whether they are free; where somebody keeps more than that, the next batch asks others."""
+_IDLE_ROUNDS = 64
+"""After so many batches that were made without it, a slab is given back."""
 
 _HAS_SLABS = hasattr(os, "memfd_create")
 
@@ -51,90 +46,16 @@ class WorkerBatch(dict[str, Any]):
     """A batch that a worker has made: a dict, which comes out of the DataLoader as a plain one."""
 
 
-class Slab:
-    """Shared memory of a worker that holds one batch."""
-
-    def __init__(self, number: int, nbytes: int) -> None:
-        self.number = number
-        self.fd: int | None = os.memfd_create("roboreel-batch", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(self.fd, _HEADER_BYTES + nbytes)
-            self._mapping = SharedMapping(self.fd, _HEADER_BYTES + nbytes)
-        except BaseException:
-            os.close(self.fd)
-            raise
-        self.header = self._mapping.view[:_HEADER_BYTES]
-        self.memory = self._mapping.memory[_HEADER_BYTES:]
-        self.address = self.memory.ctypes.data
-        self.is_leased = False
-
-    @property
-    def is_free(self) -> bool:
-        return not self.is_leased and self.header[:_TICKETS] == _FREE
-
-    @property
-    def is_pinned(self) -> bool:
-        return self.header[_PINNED] != 0
-
-    def lease(self) -> Memory:
-        self.is_leased = True
-        return np.asarray(Lease(self.memory, self._return))
-
-    def _return(self, _memory: Memory) -> None:
-        self.is_leased = False
-
-    def ticket(self) -> int | None:
-        """Take a ticket for one who will read the slab; None where all are taken."""
-        number = bytes(self.header[:_TICKETS]).find(0)
-        if number < 0:
-            return None
-        self.header[number] = 1
-        return number
-
-    def handle(self) -> Any:
-        """Return what another process opens the memory with; None once it has."""
-        self.is_attached()
-        return None if self.fd is None else reduction.DupFd(self.fd)
-
-    def is_attached(self) -> bool:
-        """Whether the reader has mapped it: the file need not be open any more."""
-        if self.header[_ATTACHED]:
-            self.let_go()
-        return self.fd is None
-
-    def free(self) -> None:
-        """Give the memory back to the system; nobody may be reading it."""
-        self._mapping.give_back(_HEADER_BYTES)
-        self.let_go()
-
-    def let_go(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
-
-
-class SlabRoom:
-    """Where the arrays of one batch lie in a slab, one after the other."""
-
-    least_bytes = 0
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._used = 0
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> NDArray[Any]:
-        offset = self._used
-        self._used += aligned(nbytes)
-        return np.ndarray(shape, dtype, buffer=self._memory, offset=offset)
-
-
 class Slabs:
     """Those of one worker."""
 
     def __init__(self) -> None:
         self.key = (os.getpid(), secrets.randbits(63))
         self._slabs: deque[Slab] = deque()
-        """Those looked at last, and the newest, at the end."""
+        """Those used last at the end."""
+        self._round = 0
+        self.sent_bytes = 0
+        """That the tensors of the last batch took."""
         self._unattached: list[Slab] = []
         self._made = 0
         self._lock = threading.Lock()
@@ -144,21 +65,34 @@ class Slabs:
         """Return room for a batch; None where there is none to be had."""
         with self._lock:
             self._unattached = [slab for slab in self._unattached if not slab.is_attached()]
+            self._round += 1
+            if self._round % _IDLE_ROUNDS == 0:
+                self._drop_idle()
             slab = self._free_slab(nbytes) or self._new_slab(nbytes)
-            return None if slab is None else SlabRoom(slab.lease())
+            return None if slab is None else SlabRoom(slab.lease(self._round))
 
     def _free_slab(self, nbytes: int) -> Slab | None:
+        """Take a free one, of several that which was used last: the processor's cache may have it."""
+        busy: list[Slab] = []
         for _ in range(min(len(self._slabs), _LOOKED_AT)):
-            slab = self._slabs.popleft()
+            slab = self._slabs.pop()
             if not slab.is_free:
-                self._slabs.append(slab)
-                continue
-            if not slab.is_pinned and nbytes <= slab.memory.nbytes <= 2 * nbytes + _HEADER_BYTES:
+                busy.append(slab)
+            elif not slab.is_pinned and nbytes <= slab.memory.nbytes <= 2 * nbytes + HEADER_BYTES:
+                self._slabs.extend(reversed(busy))
                 self._slabs.append(slab)
                 return slab
-            slab.header[_ENDED] = 1
-            slab.let_go() if slab.is_pinned else slab.free()
+            else:
+                slab.drop()
+        self._slabs.extendleft(busy)
         return None
+
+    def _drop_idle(self) -> None:
+        """Give back what was not used for long: many batches were kept at a time, and are no more."""
+        idle = [slab for slab in self._slabs if self._round - slab.round > _IDLE_ROUNDS and slab.is_free]
+        for slab in idle:
+            self._slabs.remove(slab)
+            slab.drop()
 
     def _new_slab(self, nbytes: int) -> Slab | None:
         if len(self._slabs) >= _MOST_SLABS:
@@ -186,7 +120,7 @@ class Slabs:
     def _end(self) -> None:
         """When the worker ends: give back what nobody reads, and have the reader forget the rest when it is done."""
         for slab in self._slabs:
-            slab.header[_ENDED] = 1
+            slab.header[ENDED] = 1
             if slab.is_free and not slab.is_pinned:
                 slab.free()
 
@@ -210,20 +144,29 @@ def room_to_send(nbytes: int) -> SlabRoom | None:
     return None if slabs is None else slabs.room(nbytes)
 
 
-def to_send(batch: dict[str, Any]) -> WorkerBatch:
-    """Return a batch of which all tensors that can be lie in a slab; where none does, they are copied there."""
+def room_as_before() -> SlabRoom | None:
+    """Return room for a batch as large as the last one that was sent; None where that is not known."""
+    slabs = _own_slabs()
+    return slabs.room(slabs.sent_bytes) if slabs is not None and slabs.sent_bytes else None
+
+
+def to_send(batch: dict[str, Any], room: SlabRoom | None) -> WorkerBatch:
+    """Return a batch of which all tensors that can be lie in a slab: in `room`, if they fit there, or in another one.
+
+    Those that do not lie in `room` already are copied there.
+    """
     import torch
 
-    slabs = _own_slabs()
-    loose = {key: value for key, value in batch.items() if _is_plain(torch, value)}
-    if slabs is None or any(slabs.holding(tensor.data_ptr()) for tensor in loose.values()):
-        return WorkerBatch(batch)
-    room = slabs.room(sum(aligned(tensor.nbytes) for tensor in loose.values()))
-    if room is None:
-        return WorkerBatch(batch)
-    packed = WorkerBatch(batch)
-    for key, tensor in loose.items():
-        packed[key] = _copied(torch, tensor, room)
+    slabs, packed = _own_slabs(), WorkerBatch(batch)
+    if slabs is None:
+        return packed
+    plain = {key: value for key, value in batch.items() if is_plain(torch, value)}
+    slabs.sent_bytes = sum(aligned(tensor.nbytes) for tensor in plain.values())
+    to_copy = {key: tensor for key, tensor in plain.items() if room is None or not room.holds(tensor.data_ptr())}
+    if room is None or sum(aligned(tensor.nbytes) for tensor in to_copy.values()) > room.left:
+        room, to_copy = slabs.room(slabs.sent_bytes), plain
+    if room is not None:
+        packed |= {key: _copied(torch, tensor, room) for key, tensor in to_copy.items()}
     return packed
 
 
@@ -236,34 +179,11 @@ def _copied(torch: Any, tensor: Any, room: SlabRoom) -> Any:
     return torch.from_numpy(copy).permute(np.argsort(order).tolist())
 
 
-def _is_plain(torch: Any, value: Any) -> bool:
-    """Whether numpy could hold it."""
-    return (
-        type(value) is torch.Tensor
-        and value.device.type == "cpu"
-        and value.layout == torch.strided
-        and not value.requires_grad
-        and not value.dtype.is_complex
-        and _has_numpy(torch, value.dtype)
-        and not value.is_quantized
-    )
-
-
-@functools.cache
-def _has_numpy(torch: Any, dtype: Any) -> bool:
-    """Whether numpy has numbers of this kind: of bfloat16 and the float8s it has not."""
-    try:
-        torch.empty(0, dtype=dtype).numpy()
-    except TypeError:
-        return False
-    return True
-
-
 def _reduce(batch: WorkerBatch) -> tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]:
     """Say where the tensors lie; called by the thread that sends batches."""
     import torch
 
-    plain = {key: value.numpy() for key, value in batch.items() if _is_plain(torch, value)}
+    plain = {key: value.numpy() for key, value in batch.items() if is_plain(torch, value)}
     slab = None
     if _own is not None and plain:
         slab = _own.holding(next(iter(plain.values())).ctypes.data)
@@ -291,7 +211,7 @@ class _Attached:
     memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
-        self.header, self.memory = self.mapping.view[:_HEADER_BYTES], self.mapping.memory[_HEADER_BYTES:]
+        self.header, self.memory = self.mapping.view[:HEADER_BYTES], self.mapping.memory[HEADER_BYTES:]
 
 
 _attached: dict[tuple[WorkerKey, int], _Attached] = {}
@@ -327,8 +247,8 @@ def _attach(slab: tuple[WorkerKey, int], nbytes: int, handle: Any) -> _Attached:
             if slab in _attached:  # sent twice before the worker saw that we have it
                 return _attached[slab]
             _forget_ended()
-            attached = _attached[slab] = _Attached(SharedMapping(fd, _HEADER_BYTES + nbytes))
-            attached.header[_ATTACHED] = 1
+            attached = _attached[slab] = _Attached(SharedMapping(fd, HEADER_BYTES + nbytes))
+            attached.header[ATTACHED] = 1
             return attached
         finally:
             os.close(fd)
@@ -338,7 +258,7 @@ def _forget_ended() -> None:
     """Let go of the slabs of workers that ended, also of those that were killed."""
     alive = {pid: _is_alive(pid) for pid in {worker[0] for worker, _ in list(_attached)}}
     for slab, attached in list(_attached.items()):
-        if attached.header[_ENDED] or not alive.get(slab[0][0], True):
+        if attached.header[ENDED] or not alive.get(slab[0][0], True):
             del _attached[slab]  # whoever still reads it has the mapping
 
 
@@ -354,15 +274,15 @@ def _is_alive(pid: int) -> bool:
 
 def _release(slab: tuple[WorkerKey, int], attached: _Attached, ticket: int) -> None:
     attached.header[ticket] = 0
-    if attached.header[_ENDED]:
+    if attached.header[ENDED]:
         _attached.pop(slab, None)
 
 
 def _pin() -> None:
     """Before a fork: what is being read now may be read by the child when we have long let go of it."""
     for attached in list(_attached.values()):
-        if attached.header[:_TICKETS] != _FREE:
-            attached.header[_PINNED] = 1
+        if attached.header[:TICKETS] != FREE:
+            attached.header[PINNED] = 1
 
 
 def _renew_lock() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from roboreel._optional import require
+from roboreel.dataset.batch import is_plain
+from roboreel.dataset.buffers import Room
 from roboreel.errors import InvalidArgumentError
 from roboreel.schema import KeySpec
 
@@ -57,17 +59,22 @@ def parse_transform(transform: ImageTransform | None) -> ImageTransform | None:
     return transform
 
 
-def transform_images(batch: dict[str, Any], keys: Mapping[str, KeySpec], transform: ImageTransform) -> None:
+def transform_images(batch: dict[str, Any], keys: Mapping[str, KeySpec], transform: ImageTransform, room: Room) -> None:
     """Put what `transform` gives for each camera, depth left out, in place of its images, (B[, T], C, H, W).
+
+    What it gives for single samples is put together in memory from `room`.
 
     Raises:
         InvalidArgumentError: it gave no tensor, or tensors that make no batch; the message names the camera.
     """
     torch = require("torch", extra="torch", purpose="transforming images")
-    apply = _of_batch if getattr(transform, _TAKES_BATCH, False) else _of_samples
     for key in (key for key, spec in keys.items() if spec.is_camera and not spec.is_depth and key in batch):
         try:
-            batch[key] = apply(torch, batch[key], transform, f"image_transform, camera {key!r}")
+            where = f"image_transform, camera {key!r}"
+            if getattr(transform, _TAKES_BATCH, False):
+                batch[key] = _of_batch(torch, batch[key], transform, where)
+            else:
+                batch[key] = _of_samples(torch, batch[key], transform, where, room)
         except InvalidArgumentError:
             raise
         except Exception as error:
@@ -86,16 +93,36 @@ def _of_batch(torch: Any, images: Any, transform: ImageTransform, where: str) ->
     return given
 
 
-def _of_samples(torch: Any, images: Any, transform: ImageTransform, where: str) -> Any:
-    given = [transform(sample) for sample in images]
-    for one in given:
+def _of_samples(torch: Any, images: Any, transform: ImageTransform, where: str, room: Room) -> Any:
+    given: list[Any] = []
+    together = None
+    for number, sample in enumerate(images):
+        one = transform(sample)
         _check_tensor(torch, one, where)
-        if (one.shape, one.dtype) != (given[0].shape, given[0].dtype):
+        first = given[0] if given else one
+        if (one.shape, one.dtype) != (first.shape, first.dtype):
             raise InvalidArgumentError(
-                f"{where}: returned {given[0].dtype} {tuple(given[0].shape)} for one sample and {one.dtype} "
+                f"{where}: returned {first.dtype} {tuple(first.shape)} for one sample and {one.dtype} "
                 f"{tuple(one.shape)} for another; a batch needs one shape and one dtype"
             )
-    return torch.stack(given) if given else images
+        if number == 0:
+            together = _room_for(torch, one, len(images), room)
+        if together is None:
+            given.append(one)
+        else:  # at once: it is in the processor's cache yet, and its memory is free for the next one
+            together[number] = one
+            given = given or [one]
+    if not given:
+        return images
+    return torch.stack(given) if together is None else together
+
+
+def _room_for(torch: Any, one: Any, count: int, room: Room) -> Any:
+    """Return memory for so many of the same kind; None where it has to be torch's."""
+    if not is_plain(torch, one):
+        return None
+    shape, dtype = (count, *one.shape), one.numpy().dtype
+    return torch.from_numpy(room.empty(shape, dtype, count * one.nbytes))
 
 
 def _check_tensor(torch: Any, given: Any, where: str) -> None:
